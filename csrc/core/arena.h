@@ -1,0 +1,27 @@
+#pragma once
+// Bump allocator for one forward pass: take() never frees, reset() takes everything back. Owned by
+// one Lane. It grows by whole chunks and keeps them, so after the first forward of a shape there is
+// no allocation and addresses repeat.
+#include <memory>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace dream_r {
+
+class Arena {
+ public:
+  explicit Arena(std::size_t chunk_bytes = std::size_t{4} << 20) : chunk_bytes_(chunk_bytes) {}
+  // 64-byte aligned, uninitialised, valid until reset().
+  Tensor take(Shape shape, DType dtype);
+  void reset() { chunk_ = 0, used_ = 0; }
+  std::size_t capacity() const;
+
+ private:
+  std::size_t chunk_bytes_;
+  std::vector<std::shared_ptr<Buffer>> chunks_;
+  std::size_t chunk_ = 0;
+  std::size_t used_ = 0;
+};
+
+}  // namespace dream_r

@@ -1,0 +1,80 @@
+#pragma once
+// Many producers, one consumer, unbounded. pop() blocks (after polling for `spin_us`) until there
+// is an item or the channel is closed and empty; then it returns nothing.
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+namespace dream_r {
+
+template <class T>
+class Channel {
+ public:
+  explicit Channel(int spin_us = 0) : spin_us_(spin_us) {}
+
+  // False when the channel is closed: the item is dropped.
+  bool push(T item) {
+    {
+      std::lock_guard lock(mutex_);
+      if (closed_) return false;
+      items_.push_back(std::move(item));
+      size_.store(items_.size(), std::memory_order_release);
+    }
+    ready_.notify_one();
+    return true;
+  }
+
+  std::optional<T> try_pop() {
+    if (size_.load(std::memory_order_acquire) == 0) return std::nullopt;
+    std::lock_guard lock(mutex_);
+    return take();
+  }
+
+  std::optional<T> pop() {
+    if (spin_us_ > 0) {
+      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
+      while (std::chrono::steady_clock::now() < until) {
+        if (auto item = try_pop()) return item;
+        for (int i = 0; i < 32; ++i) relax();
+      }
+    }
+    std::unique_lock lock(mutex_);
+    ready_.wait(lock, [&] { return !items_.empty() || closed_; });
+    return take();
+  }
+
+  void close() {
+    {
+      std::lock_guard lock(mutex_);
+      closed_ = true;
+    }
+    ready_.notify_all();
+  }
+
+ private:
+  static void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+  std::optional<T> take() {
+    if (items_.empty()) return std::nullopt;
+    std::optional<T> item(std::move(items_.front()));
+    items_.pop_front();
+    size_.store(items_.size(), std::memory_order_release);
+    return item;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<T> items_;
+  std::atomic<std::size_t> size_{0};
+  bool closed_ = false;
+  int spin_us_;
+};
+
+}  // namespace dream_r

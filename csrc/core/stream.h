@@ -1,0 +1,47 @@
+#pragma once
+// A Stream is where ops run. On the CPU it is a team of threads: the caller is member 0 and works
+// too, the others spin for a short while and then sleep. An op has finished when it returns. A
+// Stream of one thread is the inline mode: everything on the caller, in order.
+// A Stream belongs to one lane; calls on one Stream from two threads at once are a programming
+// error.
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace dream_r {
+
+class Stream {
+ public:
+  // `threads` >= 1, the caller included. `spin_us`: how long an idle member polls before it sleeps.
+  explicit Stream(int threads = 1, int spin_us = 50);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  int threads() const;
+  // Members that take part from the next op on, 1..threads(). Any thread may call it, at any time:
+  // the split of an op never changes its result, so a lane can yield cores in the middle of a
+  // forward.
+  void limit(int active);
+  int active() const;
+
+  // fn(begin, end) over disjoint ranges that cover [0, n); ranges are multiples of `grain` long
+  // (except the last), and small n runs on the caller alone. The split never changes a result: an
+  // output element is computed wholly inside one range.
+  template <class F>
+  void parallel_for(std::int64_t n, std::int64_t grain, F&& fn) {
+    if (active() == 1 || n <= grain) {
+      if (n > 0) fn(std::int64_t{0}, n);
+      return;
+    }
+    run(n, grain, [&fn](std::int64_t b, std::int64_t e) { fn(b, e); });
+  }
+
+ private:
+  struct Team;
+  void run(std::int64_t n, std::int64_t grain,
+           const std::function<void(std::int64_t, std::int64_t)>& fn);
+  std::unique_ptr<Team> team_;
+};
+
+}  // namespace dream_r

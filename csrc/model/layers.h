@@ -1,0 +1,50 @@
+#pragma once
+// One pass of the text decoder over a Plan. Every layer writes the KV of all rows before any row
+// attends, so a row may have another row's new tokens as its prefix.
+#include <span>
+#include <vector>
+
+#include "core/arena.h"
+#include "model/moe.h"
+#include "model/plan.h"
+#include "model/weights.h"
+
+namespace dream_r {
+
+// theta^(-2i/dim) for i < dim/2, rounded as transformers rounds it: exponent, power and reciprocal
+// each in f32. At position 10^4 one ulp more or less turns a head by 10^-3.
+std::vector<float> inverse_frequencies(double theta, int dim);
+
+class TextPass {
+ public:
+  TextPass(Stream& stream, Arena& arena, KvStore& kv, const TextConfig& config, const Plan& plan);
+  // The final-norm hidden states of the wanted tokens, f32 [wanted, hidden]; undefined when none
+  // is.
+  Tensor run(const TextWeights& weights, std::span<const float> inv_freq);
+
+ private:
+  void embed(const TextWeights& weights);
+  void turn_and_store(const TextLayer& layer, int index);  // normed -> qkv, and its KV to the cache
+  void attend(int index);                                  // qkv -> attended
+  void mix(const TextLayer& layer);                        // attended, x -> delta
+  bool deepstack(int index) const;
+  void add_deepstack(int index);
+  Tensor feature_rows(const VisualSpan& span, const Tensor& features);
+  Tensor wanted_rows(const Tensor& x);
+  Tensor take(std::int64_t rows, std::int64_t columns);
+
+  Stream& stream_;
+  Arena& arena_;
+  KvStore& kv_;
+  const TextConfig& config_;
+  const Plan& plan_;
+  ops::Heads heads_;
+  Tensor x_;               // residual [rows, hidden]
+  Tensor normed_, delta_;  // [rows, hidden]
+  Tensor qkv_, attended_;  // [rows, (q + 2 kv) * dim], [rows, q * dim]
+  Tensor gate_up_, act_;   // [rows, 2 ffn], [rows, ffn]
+  Tensor cos_, sin_;       // [tokens, dim / 2]
+  ExpertPass experts_;
+};
+
+}  // namespace dream_r

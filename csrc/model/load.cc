@@ -1,0 +1,171 @@
+// Where weights come from: a checkpoint on disk, or numbers made up in memory.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "model/loader.h"
+#include "model/safetensors.h"
+#include "model/vl_model.h"
+
+namespace dream_r {
+namespace {
+
+class CheckpointSource final : public WeightSource {
+ public:
+  explicit CheckpointSource(const std::filesystem::path& folder, bool headers_only = false)
+      : checkpoint_(folder), headers_only_(headers_only) {}
+
+  bool headers_only() const override { return headers_only_; }
+  bool has(const std::string& name) const override { return checkpoint_.has(name); }
+  Tensor get(const std::string& name, const Shape& shape) override {
+    Tensor t = take(name, shape);
+    DR_CHECK(t.dtype() == DType::f32 || t.dtype() == DType::bf16 || t.dtype() == DType::f16)
+        << checkpoint_.where() << ": tensor " << name << " is " << name_of(t.dtype())
+        << ", f32, bf16 or f16 wanted";
+    return t;
+  }
+  Tensor integers(const std::string& name, const Shape& shape, DType dtype) override {
+    Tensor t = take(name, shape);
+    DR_CHECK(t.dtype() == dtype) << checkpoint_.where() << ": tensor " << name << " is "
+                                 << name_of(t.dtype()) << ", " << name_of(dtype) << " wanted";
+    return t;
+  }
+  Shape shape(const std::string& name) const override {
+    return Shape(std::span<const std::int64_t>(checkpoint_.entry(name).shape));
+  }
+  void ignore(const std::string& prefix) override { ignored_.push_back(prefix); }
+  void drop(const std::string& name) override { checkpoint_.drop(name); }
+
+  // A tensor nobody asked for (a bias, an adapter, a fourth DeepStack level) is computation left
+  // out.
+  void check_all_used(bool tied_head) const {
+    for (const std::string& name : checkpoint_.names()) {
+      const bool known =
+          (tied_head && name.ends_with("lm_head.weight")) ||
+          name.ends_with("rotary_emb.inv_freq") ||
+          std::any_of(ignored_.begin(), ignored_.end(),
+                      [&name](const std::string& prefix) { return name.starts_with(prefix); });
+      DR_CHECK(known || used_.contains(name))
+          << checkpoint_.where() << ": tensor " << name << " is not understood";
+    }
+  }
+
+ private:
+  Tensor take(const std::string& name, const Shape& shape) {
+    Tensor t = checkpoint_.get(name);
+    DR_CHECK(t.shape() == shape) << checkpoint_.where() << ": tensor " << name << " is "
+                                 << t.shape().str() << ", config.json wants " << shape.str();
+    used_.insert(name);
+    return t;
+  }
+
+  Checkpoint checkpoint_;
+  bool headers_only_;
+  std::set<std::string> used_;
+  std::vector<std::string> ignored_;
+};
+
+// Roughly normal, in bf16: half the memory of f32 while a large model is packed. Where the config
+// is quantised, so are the linears of the text layers.
+class RandomSource final : public WeightSource {
+ public:
+  explicit RandomSource(std::uint32_t seed) : state_(seed * 2654435761u + 1u) {}
+  // Experts one by one, so that no layer's are all in memory twice.
+  bool has(const std::string& name) const override {
+    if (name.ends_with(".weight_packed") || name.ends_with(".qweight"))
+      return name.find(".layers.") != std::string::npos;
+    return !name.ends_with("gate_up_proj") && !name.ends_with(".weight_g_idx") &&
+           !name.ends_with(".weight_shape");
+  }
+  Shape shape(const std::string& name) const override {
+    DR_FAIL(state) << "tensor " << name << " has no shape of its own";
+  }
+  Tensor integers(const std::string&, const Shape& shape, DType dtype) override {
+    Tensor t = Tensor::empty(shape, dtype);
+    for (std::size_t i = 0; i < t.nbytes() / sizeof(std::uint32_t); ++i)
+      t.data<std::uint32_t>()[i] = next();
+    return t;
+  }
+  Tensor get(const std::string& name, const Shape& shape) override {
+    if (name.ends_with("scale") || name.ends_with("scales")) return scales(shape);
+    const bool norm = name.find("norm") != std::string::npos && name.ends_with(".weight");
+    Tensor t = Tensor::empty(shape, DType::bf16);
+    bf16* p = t.data<bf16>();
+    for (std::int64_t i = 0; i < t.numel(); ++i) p[i] = bf16((norm ? 1.0f : 0.0f) + 0.02f * draw());
+    return t;
+  }
+
+ private:
+  // Sum of the four bytes of an LCG's high half: mean 0, deviation 1.
+  float draw() {
+    const std::uint32_t u = next();
+    const int sum = static_cast<int>((u & 255) + (u >> 8 & 255) + (u >> 16 & 255) + (u >> 24));
+    return static_cast<float>(sum - 510) / 147.8f;
+  }
+  std::uint32_t next() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<std::uint32_t>(state_ >> 32);
+  }
+  // Nibbles spread by 4.6 about a zero point: weights as far from zero as those in bf16.
+  static Tensor scales(const Shape& shape) {
+    Tensor t = Tensor::empty(shape, DType::bf16);
+    std::fill_n(t.data<bf16>(), t.numel(), bf16(0.02f / 4.6f));
+    return t;
+  }
+  std::uint64_t state_;
+};
+
+WeightFormat format_of(const LoadOptions& options) {
+  DR_CHECK(options.dtype == DType::f32 || options.dtype == DType::bf16)
+      << "weights in " << name_of(options.dtype) << " are not supported, f32 or bf16 wanted";
+  return options.dtype == DType::f32 ? WeightFormat::f32 : WeightFormat::bf16;
+}
+
+std::unique_ptr<const VisionTower> load_vision(Loader& load, const VisionConfig& config) {
+  switch (config.kind) {
+    case VisionKind::qwen3:
+      return load_qwen3_vision(load, config);
+    case VisionKind::qwen2_5:
+      return load_qwen2_5_vision(load, config);
+    case VisionKind::siglip:
+      return load_siglip_vision(load, config);
+  }
+  return nullptr;
+}
+
+std::shared_ptr<const Model> build(const ModelConfig& config, WeightSource& source,
+                                   const LoadOptions& options) {
+  Stream stream(options.threads);
+  Loader load(source, format_of(options), stream, config.quantization);
+  TextWeights text = load_text(load, config.text);
+  std::unique_ptr<const VisionTower> vision;
+  if (config.vision.depth > 0) vision = load_vision(load, config.vision);
+  return std::make_shared<VlModel>(config, std::move(text), std::move(vision));
+}
+
+}  // namespace
+
+std::shared_ptr<const Model> load_model(const std::filesystem::path& folder,
+                                        const LoadOptions& options) {
+  const ModelConfig config = read_config(folder);
+  CheckpointSource source(folder);
+  auto model = build(config, source, options);
+  source.check_all_used(config.text.tied_head);
+  return model;
+}
+
+void check_model(const std::filesystem::path& folder) {
+  const ModelConfig config = read_config(folder);
+  CheckpointSource source(folder, true);
+  build(config, source, {});
+  source.check_all_used(config.text.tied_head);
+}
+
+std::shared_ptr<const Model> random_model(const ModelConfig& config, const LoadOptions& options,
+                                          std::uint32_t seed) {
+  RandomSource source(seed);
+  return build(config, source, options);
+}
+
+}  // namespace dream_r

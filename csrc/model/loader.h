@@ -1,0 +1,53 @@
+#pragma once
+// Takes weights out of a WeightSource and packs them tensor by tensor, so that the peak stays near
+// the packed size.
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "core/stream.h"
+#include "model/quantization.h"
+#include "model/weights.h"
+
+namespace dream_r {
+
+class Loader {
+ public:
+  using Part = LinearPart;
+
+  // Linears that have no quantised tensors are packed as `format`.
+  Loader(WeightSource& source, WeightFormat format, Stream& stream, Quantization quantization = {})
+      : source_(source), format_(format), stream_(stream), quantization_(quantization) {}
+
+  Tensor vector(const std::string& name, const Shape& shape);
+  NormWeight norm(const std::string& name, std::int64_t n);
+  // Rows of several matrices stacked; "<prefix><name>.weight" or its quantised tensors and, where
+  // asked for, ".bias".
+  LinearWeight stacked(const std::string& prefix, std::initializer_list<Part> parts, std::int64_t k,
+                       bool bias = false);
+  LinearWeight matrix(const std::string& name, std::int64_t n, std::int64_t k);
+  LinearWeight exact(const std::string& name, std::int64_t n, std::int64_t k);  // f32 always
+  LinearWeight biased(const std::string& name, std::int64_t n, std::int64_t k);
+  // A patch convolution of the given kernel has no overlap: one product over the flattened patch.
+  LinearWeight convolution(const std::string& name, const Shape& kernel);
+  // `count` matrices [n, k] out of one tensor [count, n, k], or [count, k, n] when `transposed`.
+  std::vector<LinearWeight> fused(const std::string& name, std::int64_t count, std::int64_t n,
+                                  std::int64_t k, bool transposed);
+  void ignore(const std::string& prefix) { source_.ignore(prefix); }
+  bool has(const std::string& name) const { return source_.has(name); }
+  Shape shape(const std::string& name) const { return source_.shape(name); }
+  // Checkpoints spell the same tensors under a few roots; `probe` tells which one this is.
+  std::string find_prefix(std::initializer_list<const char*> prefixes,
+                          const std::string& probe) const;
+
+ private:
+  LinearWeight pack(std::span<const Tensor> sources) const;
+  LinearWeight products(const std::string& prefix, std::span<const Part> parts, std::int64_t k);
+
+  WeightSource& source_;
+  WeightFormat format_;
+  Stream& stream_;
+  Quantization quantization_;
+};
+
+}  // namespace dream_r

@@ -1,0 +1,37 @@
+#pragma once
+// A Batch laid out for the ops: flat tensors over all its tokens, checked. Row r's tokens are
+// [first(r), first(r) + size), in the order of the rows.
+#include <vector>
+
+#include "core/arena.h"
+#include "kv/kv_store.h"
+#include "model/batch.h"
+#include "model/config.h"
+#include "ops/ops.h"
+
+namespace dream_r {
+
+// The image tokens of one row: features `source` go to the tokens `target`.
+struct VisualSpan {
+  const ImageFeatures* features = nullptr;
+  std::int64_t begin = 0;  // first feature row, when they are consecutive
+  Tensor source;           // i32 [n] feature rows, when they are not
+  Tensor target;           // i32 [n] tokens
+};
+
+struct Plan {
+  std::int64_t tokens = 0;
+  Tensor ids;        // i32 [tokens]
+  Tensor positions;  // i32 [tokens, 3]
+  Tensor slots;      // i32 [tokens]
+  std::vector<ops::AttentionRow> rows;
+  std::vector<VisualSpan> visuals;
+  Tensor wanted;                        // i32 [full + keywords] tokens; the full rows come first
+  std::vector<std::int32_t> logit_row;  // per Batch::wanted: its place in `wanted`
+  std::int64_t full = 0;
+  std::int64_t keywords = 0;
+};
+
+Plan make_plan(Arena& arena, const KvStore& kv, const Batch& batch, const ModelConfig& config);
+
+}  // namespace dream_r

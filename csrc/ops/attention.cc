@@ -1,0 +1,181 @@
+#include <cmath>
+#include <cstring>
+
+#include "ops/checks.h"
+#include "ops/cpu/kernels.h"
+#include "ops/ops.h"
+
+namespace dream_r::ops {
+namespace {
+
+void check_heads(const char* op, Heads h) {
+  DR_CHECK(h.q > 0 && h.kv > 0 && h.q % h.kv == 0 && h.dim > 0 && h.dim % 16 == 0)
+      << op << ": " << h.q << " query and " << h.kv << " key heads of " << h.dim;
+}
+
+void check_layer(const char* op, Heads h, const KvLayer& layer) {
+  const auto& k = layer.k;
+  DR_CHECK(k.dtype() == DType::f32 || k.dtype() == DType::bf16)
+      << op << ": keys are " << name_of(k.dtype());
+  DR_CHECK(k.shape().rank() == 4) << op << ": keys are " << k.shape().str();
+  check_shape(op, "k", k, k.dtype(), {k.dim(0), h.kv, h.dim, kKvBlock});
+  check_shape(op, "v", layer.v, k.dtype(), {k.dim(0), h.kv, kKvBlock, h.dim});
+}
+
+template <class T>
+void write_token(const float* k, const float* v, Heads h, std::int64_t slot, T* keys, T* values) {
+  const std::int64_t block = slot / kKvBlock, at = slot % kKvBlock, size = h.dim * kKvBlock;
+  for (int head = 0; head < h.kv; ++head, k += h.dim, v += h.dim) {
+    T* to_k = keys + (block * h.kv + head) * size + at;
+    T* to_v = values + (block * h.kv + head) * size + at * h.dim;
+    for (int d = 0; d < h.dim; ++d) {
+      to_k[d * kKvBlock] = T(k[d]);
+      to_v[d] = T(v[d]);
+    }
+  }
+}
+
+std::int64_t blocks_of(std::int64_t tokens) { return (tokens + kKvBlock - 1) / kKvBlock; }
+
+// Returns the (token, head) pairs times keys of all rows, for the cost estimate.
+double check_rows(const char* op, std::span<const AttentionRow> rows, std::int64_t tokens,
+                  std::int64_t blocks) {
+  double pairs = 0;
+  for (const auto& r : rows) {
+    DR_CHECK(r.q_begin >= 0 && r.q_len >= 0 && r.q_begin + std::int64_t{r.q_len} <= tokens)
+        << op << ": row of tokens [" << r.q_begin << ", +" << r.q_len << ") in a batch of "
+        << tokens;
+    DR_CHECK(r.prefix_len >= 0 && r.own_begin >= 0)
+        << op << ": prefix_len " << r.prefix_len << ", own_begin " << r.own_begin;
+    if (r.q_len == 0) continue;
+    const std::int64_t own = std::int64_t{r.own_begin} + r.q_len;
+    check_ids(op, "prefix_table", r.prefix_table, blocks_of(r.prefix_len), blocks);
+    check_ids(op, "own_table", r.own_table, blocks_of(own), blocks);
+    pairs += static_cast<double>(r.q_len) * static_cast<double>(r.prefix_len + own);
+  }
+  return pairs;
+}
+
+std::int64_t units_of(const AttentionRow& r, Heads h) {
+  const int most = cpu::unit_rows(h.dim);
+  return (std::int64_t{r.q_len} * (h.q / h.kv) + most - 1) / most;
+}
+
+}  // namespace
+
+void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvLayer layer) {
+  const char* op = "kv_write";
+  check_heads(op, heads);
+  check_layer(op, heads, layer);
+  check_rank(op, "qkv", qkv, DType::f32, 2);
+  const std::int64_t rows = qkv.dim(0), width = (heads.q + 2 * heads.kv) * heads.dim;
+  check_shape(op, "qkv", qkv, DType::f32, {rows, width});
+  check_shape(op, "slot", slot, DType::i32, {rows});
+  const auto* at = slot.data<std::int32_t>();
+  check_ids(op, "slot", at, rows, layer.k.dim(0) * kKvBlock);
+  const double ns = 1.3 * heads.kv * heads.dim;
+  s.parallel_for(rows, grain_for(ns), [&](auto begin, auto end) {
+    for (auto t = begin; t < end; ++t) {
+      const float* k = qkv.data<float>() + t * width + heads.q * heads.dim;
+      const float* v = k + heads.kv * heads.dim;
+      if (layer.k.dtype() == DType::f32)
+        write_token(k, v, heads, at[t], layer.k.data<float>(), layer.v.data<float>());
+      else
+        write_token(k, v, heads, at[t], layer.k.data<bf16>(), layer.v.data<bf16>());
+    }
+  });
+}
+
+namespace {
+
+struct Paged {
+  const float* q;
+  std::int64_t q_width;
+  float* out;
+  Heads heads;
+  KvLayer layer;
+};
+
+cpu::AttentionUnit unit_of(const Paged& p, const AttentionRow& r, int kv_head, std::int64_t index) {
+  const int group = p.heads.q / p.heads.kv, dim = p.heads.dim;
+  const std::int64_t head_offset = std::int64_t{kv_head} * group * dim;
+  const std::int64_t block = std::int64_t{dim} * kKvBlock;
+  const std::size_t kv_offset =
+      static_cast<std::size_t>(kv_head * block) * size_of(p.layer.k.dtype());
+  cpu::AttentionUnit u{};
+  u.q = p.q + r.q_begin * p.q_width + head_offset;
+  u.q_stride = p.q_width;
+  u.out_stride = std::int64_t{p.heads.q} * dim;
+  u.out = p.out + r.q_begin * u.out_stride + head_offset;
+  const std::int64_t most = cpu::unit_rows(dim);
+  u.first = index * most;
+  u.count = static_cast<int>(std::min(most, std::int64_t{r.q_len} * group - u.first));
+  u.group = group;
+  u.dim = dim;
+  u.scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  u.k = p.layer.k.data<std::byte>() + kv_offset;
+  u.v = p.layer.v.data<std::byte>() + kv_offset;
+  u.block_stride = p.heads.kv * block;
+  u.prefix_table = r.prefix_table;
+  u.prefix_len = r.prefix_len;
+  u.own_table = r.own_table;
+  u.own_begin = r.own_begin;
+  return u;
+}
+
+}  // namespace
+
+void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
+               std::span<const AttentionRow> rows, Tensor out) {
+  const char* op = "attention";
+  check_heads(op, heads);
+  check_layer(op, heads, layer);
+  check_rank(op, "qkv", qkv, DType::f32, 2);
+  const std::int64_t tokens = qkv.dim(0), width = (heads.q + 2 * heads.kv) * heads.dim;
+  check_shape(op, "qkv", qkv, DType::f32, {tokens, width});
+  check_shape(op, "out", out, DType::f32, {tokens, heads.q * heads.dim});
+  const double pairs = check_rows(op, rows, tokens, layer.k.dim(0));
+  std::int64_t units = 0;
+  for (const auto& r : rows) units += units_of(r, heads);
+  const std::int64_t all = units * heads.kv;
+  if (all == 0) return;
+  const double ns = pairs * heads.q * (0.05 * heads.dim + 1.0) / static_cast<double>(all);
+  const Paged p{qkv.data<float>(), width, out.data<float>(), heads, layer};
+  const auto& kernel = cpu::kernels();
+  const auto fn = layer.k.dtype() == DType::f32 ? kernel.attention_f32 : kernel.attention_bf16;
+  // Head-major, so that the threads' shares of a causal prefill weigh the same.
+  s.parallel_for(all, grain_for(ns), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      std::int64_t index = i % units;
+      const AttentionRow* r = rows.data();
+      for (; index >= units_of(*r, heads); ++r) index -= units_of(*r, heads);
+      fn(unit_of(p, *r, static_cast<int>(i / units), index));
+    }
+  });
+}
+
+void copy_blocks(Stream& s, std::span<const KvLayer> layers, std::span<const BlockCopy> copies) {
+  const char* op = "copy_blocks";
+  for (const auto& layer : layers)
+    for (const auto& c : copies)
+      DR_CHECK(layer.k.shape().rank() == 4 && layer.k.numel() == layer.v.numel() && c.src >= 0 &&
+               c.dst >= 0 && c.src < layer.k.dim(0) && c.dst < layer.k.dim(0))
+          << op << ": block " << c.src << " -> " << c.dst << " of " << layer.k.shape().str();
+  if (layers.empty() || copies.empty()) return;
+  const std::size_t bytes = layers[0].k.nbytes() / static_cast<std::size_t>(layers[0].k.dim(0));
+  const auto count = static_cast<std::int64_t>(layers.size() * copies.size());
+  s.parallel_for(count, grain_for(0.2 * static_cast<double>(bytes)), [&](auto begin, auto end) {
+    for (auto i = begin; i < end; ++i) {
+      const auto& layer = layers[static_cast<std::size_t>(i) / copies.size()];
+      const auto& c = copies[static_cast<std::size_t>(i) % copies.size()];
+      for (const Tensor* t : {&layer.k, &layer.v}) {
+        const std::size_t block = t->nbytes() / static_cast<std::size_t>(t->dim(0));
+        auto* data = t->data<std::byte>();
+        std::memcpy(data + static_cast<std::size_t>(c.dst) * block,
+                    data + static_cast<std::size_t>(c.src) * block, block);
+      }
+    }
+  });
+}
+
+}  // namespace dream_r::ops

@@ -1,0 +1,39 @@
+#pragma once
+// Argument checks shared by the ops, and the cost estimate that decides how far work is split.
+#include <algorithm>
+#include <cstdint>
+
+#include "core/check.h"
+#include "core/tensor.h"
+
+namespace dream_r::ops {
+
+inline void check_shape(const char* op, const char* name, const Tensor& t, DType dtype,
+                        const Shape& shape) {
+  DR_CHECK(t.defined() || shape.numel() == 0) << op << ": " << name << " is undefined";
+  DR_CHECK(t.dtype() == dtype && t.shape() == shape)
+      << op << ": " << name << " is " << name_of(t.dtype()) << " " << t.shape().str() << ", "
+      << name_of(dtype) << " " << shape.str() << " wanted";
+}
+
+inline void check_rank(const char* op, const char* name, const Tensor& t, DType dtype, int rank) {
+  DR_CHECK(t.dtype() == dtype && t.shape().rank() == rank)
+      << op << ": " << name << " is " << name_of(t.dtype()) << " " << t.shape().str() << ", "
+      << name_of(dtype) << " of rank " << rank << " wanted";
+}
+
+// ids[i] in [0, limit) for all i.
+inline void check_ids(const char* op, const char* name, const std::int32_t* ids, std::int64_t count,
+                      std::int64_t limit) {
+  for (std::int64_t i = 0; i < count; ++i)
+    DR_CHECK(ids[i] >= 0 && ids[i] < limit)
+        << op << ": " << name << "[" << i << "] = " << ids[i] << " is not in [0, " << limit << ")";
+}
+
+// Items a thread must have for waking it to pay: about 10 us of work (a round trip costs 1-2 us).
+inline std::int64_t grain_for(double ns_per_item) {
+  constexpr double kWorthwhileNs = 10'000.0;
+  return static_cast<std::int64_t>(kWorthwhileNs / ns_per_item) + 1;
+}
+
+}  // namespace dream_r::ops

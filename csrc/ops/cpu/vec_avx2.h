@@ -1,0 +1,148 @@
+#pragma once
+// V: 16 floats in two ymm registers.
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace dream_r::cpu {
+namespace {
+
+struct V {
+  __m256 lo, hi;
+};
+#define DR_INLINE static inline __attribute__((always_inline))
+
+// All bits set in lanes [0, n) of 8.
+DR_INLINE __m256i lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+DR_INLINE V load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+DR_INLINE V load(const float* p, int n) {
+  return {_mm256_maskload_ps(p, lanes(n)),
+          n > 8 ? _mm256_maskload_ps(p + 8, lanes(n - 8)) : _mm256_setzero_ps()};
+}
+DR_INLINE __m256 widen(__m128i h) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+DR_INLINE V load(const std::uint16_t* p) {
+  return {widen(_mm_loadu_si128((const __m128i*)p)), widen(_mm_loadu_si128((const __m128i*)p + 1))};
+}
+DR_INLINE void store(float* p, V a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+DR_INLINE void store(float* p, V a, int n) {
+  _mm256_maskstore_ps(p, lanes(n), a.lo);
+  if (n > 8) _mm256_maskstore_ps(p + 8, lanes(n - 8), a.hi);
+}
+DR_INLINE V set1(float f) { return {_mm256_set1_ps(f), _mm256_set1_ps(f)}; }
+DR_INLINE V operator+(V a, V b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+DR_INLINE V operator-(V a, V b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+DR_INLINE V operator*(V a, V b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+DR_INLINE V operator/(V a, V b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+DR_INLINE V fma(V a, V b, V c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+// The second operand where either is NaN.
+DR_INLINE V max(V a, V b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+DR_INLINE V min(V a, V b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+DR_INLINE V round(V a) { return {_mm256_round_ps(a.lo, 8), _mm256_round_ps(a.hi, 8)}; }
+// a < b ? x : y
+DR_INLINE V if_less(V a, V b, V x, V y) {
+  return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
+          _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
+}
+// Lanes [n, 16) become b.
+DR_INLINE V keep(V a, int n, V b) {
+  return {_mm256_blendv_ps(b.lo, a.lo, _mm256_castsi256_ps(lanes(n))),
+          _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(lanes(n - 8)))};
+}
+DR_INLINE __m256 scale2_half(__m256 a, __m256 n) {
+  const __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23)));
+}
+// a * 2^n for integral n in [-126, 127].
+DR_INLINE V scale2(V a, V n) { return {scale2_half(a.lo, n.lo), scale2_half(a.hi, n.hi)}; }
+DR_INLINE float sum(V a) {
+  const __m256 s = _mm256_add_ps(a.lo, a.hi);
+  __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+  t = _mm_add_ps(t, _mm_movehl_ps(t, t));
+  return _mm_cvtss_f32(_mm_add_ss(t, _mm_movehdup_ps(t)));
+}
+DR_INLINE float first(V a) { return _mm256_cvtss_f32(a.lo); }
+DR_INLINE float hmax(V a) {
+  const __m256 s = _mm256_max_ps(a.lo, a.hi);
+  __m128 t = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+  t = _mm_max_ps(t, _mm_movehl_ps(t, t));
+  return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
+}
+DR_INLINE __m256d halves_f64(__m256 a) {
+  return _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a)),
+                       _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
+}
+DR_INLINE double sum_f64(V a) {
+  const __m256d s = _mm256_add_pd(halves_f64(a.lo), halves_f64(a.hi));
+  const __m128d t = _mm_add_pd(_mm256_castpd256_pd128(s), _mm256_extractf128_pd(s, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(t, _mm_unpackhi_pd(t, t)));
+}
+DR_INLINE __m256 round_half(__m256 a) {
+  const __m256i u = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i nan = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  const __m256i mixed = _mm256_blendv_epi8(up, nan, is_nan);
+  return _mm256_castsi256_ps(_mm256_and_si256(mixed, _mm256_set1_epi32((int)0xffff0000)));
+}
+// The nearest bf16 values, ties to even.
+DR_INLINE V round_bf16(V a) { return {round_half(a.lo), round_half(a.hi)}; }
+// Keeps a loaded value in a register; else the compiler folds the load into each of its uses.
+DR_INLINE V pin(V a) {
+  asm("" : "+x"(a.lo), "+x"(a.hi));
+  return a;
+}
+DR_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+
+// 16 pairs of bf16: the first and the second of each.
+struct Pairs {
+  V even, odd;
+};
+DR_INLINE __m256 even_of(__m256i w) { return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)); }
+DR_INLINE __m256 odd_of(__m256i w) {
+  return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32((int)0xffff0000)));
+}
+DR_INLINE Pairs load_pairs(const std::uint16_t* p) {
+  const __m256i lo = _mm256_loadu_si256((const __m256i*)p);
+  const __m256i hi = _mm256_loadu_si256((const __m256i*)p + 1);
+  return {{even_of(lo), even_of(hi)}, {odd_of(lo), odd_of(hi)}};
+}
+
+// 16 words of eight nibbles.
+struct Words {
+  __m256i lo, hi;
+};
+DR_INLINE Words load_words(const std::uint32_t* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)};
+}
+template <int J>
+DR_INLINE __m256 nibble_half(__m256i w) {
+  return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w, 4 * J), _mm256_set1_epi32(15)));
+}
+// Nibble J of each word, 0 to 15.
+template <int J>
+DR_INLINE V nibble(Words w) {
+  return {nibble_half<J>(w.lo), nibble_half<J>(w.hi)};
+}
+// The words as floats, their low nibble taken as zero.
+DR_INLINE V above_nibble(Words w) {
+  const __m256i low = _mm256_set1_epi32(15);
+  return {_mm256_castsi256_ps(_mm256_andnot_si256(low, w.lo)),
+          _mm256_castsi256_ps(_mm256_andnot_si256(low, w.hi))};
+}
+
+// Register tiles of the linear kernels, rows by panels, within 16 registers (a V is two).
+constexpr int kTileRows = 5, kTilePanels = 1, kFewRows = 1, kFewPanels = 4, kGemvPanels = 4;
+constexpr int kGemvPanelsW4 = 2;  // each panel also holds a scale and an offset
+
+}  // namespace
+}  // namespace dream_r::cpu

@@ -1,0 +1,97 @@
+#include <vector>
+
+#include "ops/checks.h"
+#include "ops/cpu/kernels.h"
+#include "ops/ops.h"
+
+namespace dream_r::ops {
+namespace {
+
+constexpr std::int64_t kPanel = 16;
+
+// The activations as the kernel reads them. Kept by the calling thread and grown to the largest
+// batch seen, so a steady state allocates nothing.
+void pack_rows(Stream& s, const cpu::LinearKernel& kernel, const float* x, std::int64_t k,
+               cpu::LinearArgs& a) {
+  thread_local std::vector<std::uint64_t> scratch;
+  const std::int64_t padded = (k + kernel.x_multiple - 1) / kernel.x_multiple * kernel.x_multiple;
+  a.x_stride = padded * kernel.x_bytes;
+  const auto need = static_cast<std::size_t>(a.rows * a.x_stride + 7) / 8;
+  if (scratch.size() < need) scratch.resize(need);
+  auto* to = reinterpret_cast<std::byte*>(scratch.data());
+  a.x = to;
+  s.parallel_for(a.rows, grain_for(5.0 + 0.1 * static_cast<double>(k)), [&](auto begin, auto end) {
+    for (auto t = begin; t < end; ++t) kernel.pack(x + t * k, k, padded, to + t * a.x_stride);
+  });
+}
+
+const cpu::LinearKernel& kernel_of(WeightFormat format) {
+  const cpu::Kernels& all = cpu::kernels();
+  return format == WeightFormat::f32    ? all.linear_f32
+         : format == WeightFormat::bf16 ? all.linear_bf16
+                                        : all.linear_w4;
+}
+
+// ns for one panel against all rows. One row reads 64 bytes in about a ns where the weights are in
+// a cache, which a small layer's are, and unpacks 128 nibbles in about 5; more rows are bound by
+// arithmetic.
+double panel_ns(const cpu::LinearKernel& kernel, std::int64_t rows, const LinearWeight& w) {
+  const double read = static_cast<double>(w.steps()) * (w.format == WeightFormat::w4 ? 5.0 : 1.0);
+  return std::max(read, static_cast<double>(rows * w.k * kPanel) / kernel.madds_per_ns) + 2.0;
+}
+
+void run(Stream& s, const cpu::LinearKernel& kernel, const cpu::LinearArgs& all, double per_panel) {
+  const std::int64_t panels = (all.n + kPanel - 1) / kPanel;
+  if (panels < 8 * s.active() && all.rows >= 64 * s.active()) {  // tall and narrow
+    const double per_row = per_panel * static_cast<double>(panels) / static_cast<double>(all.rows);
+    const std::int64_t tile = kernel.tile_rows;
+    s.parallel_for(all.rows, (grain_for(per_row) + tile - 1) / tile * tile,
+                   [&](auto begin, auto end) {
+                     cpu::LinearArgs a = all;
+                     a.x = static_cast<const std::byte*>(all.x) + begin * all.x_stride;
+                     a.out = all.out + begin * all.n;
+                     a.rows = end - begin;
+                     a.panel_end = panels;
+                     kernel.run(a);
+                   });
+    return;
+  }
+  const std::int64_t grain = (grain_for(per_panel) + 7) / 8 * 8;
+  s.parallel_for(panels, grain, [&](auto begin, auto end) {
+    cpu::LinearArgs a = all;
+    a.panel_begin = begin;
+    a.panel_end = end;
+    kernel.run(a);
+  });
+}
+
+void check_weight(const char* op, const LinearWeight& w) {
+  DR_CHECK(w.defined()) << op << ": the weight is undefined";
+  DR_CHECK(w.n > 0 && w.k > 0) << op << ": weight of " << w.n << " x " << w.k;
+}
+
+}  // namespace
+
+void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out) {
+  check_weight("linear", w);
+  check_rank("linear", "x", x, DType::f32, 2);
+  const std::int64_t rows = x.dim(0);
+  check_shape("linear", "x", x, DType::f32, {rows, w.k});
+  check_shape("linear", "out", out, DType::f32, {rows, w.n});
+  if (rows == 0) return;
+  const cpu::LinearKernel& kernel = kernel_of(w.format);
+  cpu::LinearArgs a{};
+  a.rows = rows;
+  a.x = x.data<float>();
+  a.x_stride = w.k * 4;
+  a.w = w.packed.data<void>();
+  a.bias = w.bias.defined() ? w.bias.data<float>() : nullptr;
+  a.out = out.data<float>();
+  a.n = w.n;
+  a.steps = w.steps();
+  a.group = w.group;
+  if (kernel.pack) pack_rows(s, kernel, x.data<float>(), w.k, a);
+  run(s, kernel, a, panel_ns(kernel, rows, w));
+}
+
+}  // namespace dream_r::ops

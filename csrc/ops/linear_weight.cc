@@ -1,0 +1,119 @@
+#include "ops/linear_weight.h"
+
+#include <cstring>
+
+#include "ops/checks.h"
+#include "ops/ops.h"
+
+namespace dream_r {
+namespace {
+
+constexpr std::int64_t kPanel = 16;
+
+std::int64_t panels_of(std::int64_t n) { return (n + kPanel - 1) / kPanel; }
+
+Shape packed_shape(const LinearWeight& w) {
+  if (w.format == WeightFormat::f32) return {panels_of(w.n), w.k, kPanel};
+  if (w.format == WeightFormat::w4) return {panels_of(w.n), w.k / 8 + w.k / w.group, kPanel};
+  return {panels_of(w.n), (w.k + 1) / 2, kPanel, 2};
+}
+
+// Where row `lane` of a panel keeps its element i, in elements from the panel's start.
+std::int64_t place(WeightFormat format, std::int64_t lane, std::int64_t i) {
+  return format == WeightFormat::f32 ? i * kPanel + lane : i / 2 * 2 * kPanel + lane * 2 + i % 2;
+}
+
+void pack_row(const Tensor& source, std::int64_t row, LinearWeight& w, std::int64_t to) {
+  const std::int64_t at = row * w.k, lane = to % kPanel;
+  if (w.format == WeightFormat::f32) {
+    float* panel = w.packed.data<float>() + to / kPanel * w.k * kPanel;
+    for (std::int64_t i = 0; i < w.k; ++i)
+      panel[place(w.format, lane, i)] = float_at(source, at + i);
+    return;
+  }
+  auto* panel = w.packed.data<bf16>() + to / kPanel * ((w.k + 1) / 2) * 2 * kPanel;
+  if (source.dtype() == DType::bf16) {
+    const auto* from = source.data<bf16>() + at;
+    for (std::int64_t i = 0; i < w.k; ++i) panel[place(w.format, lane, i)] = from[i];
+    return;
+  }
+  for (std::int64_t i = 0; i < w.k; ++i)
+    panel[place(w.format, lane, i)] = bf16(float_at(source, at + i));
+}
+
+LinearWeight make_weight(WeightFormat format, std::int64_t n, std::int64_t k) {
+  LinearWeight w;
+  w.format = format;
+  w.n = n;
+  w.k = k;
+  w.packed = Tensor::empty(packed_shape(w), format == WeightFormat::f32 ? DType::f32 : DType::bf16);
+  return w;
+}
+
+// Zeros in the padding: the panel that is not full and the element after an odd k.
+void zero_padding(LinearWeight& w) {
+  const std::size_t panel = w.packed.nbytes() / static_cast<std::size_t>(panels_of(w.n));
+  auto* data = w.packed.data<std::byte>();
+  if (w.n % kPanel) std::memset(data + w.packed.nbytes() - panel, 0, panel);
+  if (w.format != WeightFormat::bf16 || w.k % 2 == 0) return;
+  const std::size_t step = kPanel * 2 * sizeof(bf16);
+  for (std::int64_t p = 1; p <= panels_of(w.n); ++p)
+    std::memset(data + static_cast<std::size_t>(p) * panel - step, 0, step);
+}
+
+}  // namespace
+
+LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, WeightFormat format) {
+  const char* op = "pack_linear";
+  DR_CHECK(format != WeightFormat::w4) << op << ": w4 weights are packed elsewhere";
+  DR_CHECK(!sources.empty()) << op << ": no matrices";
+  std::int64_t n = 0;
+  for (const auto& t : sources) {
+    DR_CHECK(t.defined() && t.shape().rank() == 2 && t.dim(1) == sources[0].dim(1))
+        << op << ": matrices " << sources[0].shape().str() << " and " << t.shape().str()
+        << " do not stack";
+    DR_CHECK(t.dtype() == DType::f32 || t.dtype() == DType::bf16 || t.dtype() == DType::f16)
+        << op << ": matrix of " << name_of(t.dtype());
+    n += t.dim(0);
+  }
+  DR_CHECK(n > 0 && sources[0].dim(1) > 0) << op << ": empty matrix " << sources[0].shape().str();
+  LinearWeight w = make_weight(format, n, sources[0].dim(1));
+  zero_padding(w);
+  std::int64_t first = 0;
+  for (const auto& t : sources) {
+    const std::int64_t grain = ops::grain_for(1.5 * static_cast<double>(w.k));
+    stream.parallel_for(t.dim(0), grain, [&](auto begin, auto end) {
+      for (auto row = begin; row < end; ++row) pack_row(t, row, w, first + row);
+    });
+    first += t.dim(0);
+  }
+  return w;
+}
+
+LinearWeight select_rows(const LinearWeight& w, std::span<const std::int32_t> ids) {
+  const char* op = "select_rows";
+  DR_CHECK(w.defined()) << op << ": the weight is undefined";
+  DR_CHECK(!ids.empty()) << op << ": no rows asked for";
+  ops::check_ids(op, "ids", ids.data(), static_cast<std::int64_t>(ids.size()), w.n);
+  LinearWeight out = w;
+  out.n = static_cast<std::int64_t>(ids.size());
+  out.packed = Tensor::empty(packed_shape(out), w.packed.dtype());
+  std::memset(out.packed.data<std::byte>(), 0, out.packed.nbytes());
+  // In every format a step of a panel is 16 lanes of four bytes, one a row.
+  constexpr std::int64_t kLane = 4;
+  const auto at = [&](const LinearWeight& m, std::int64_t row, std::int64_t step) {
+    const std::int64_t lane = (row / kPanel * m.steps() + step) * kPanel + row % kPanel;
+    return m.packed.data<std::byte>() + lane * kLane;
+  };
+  for (std::int64_t j = 0; j < out.n; ++j)
+    for (std::int64_t i = 0; i < w.steps(); ++i)
+      std::memcpy(at(out, j, i), at(w, ids[j], i), kLane);
+  if (w.bias.defined()) {
+    out.bias = Tensor::empty({out.n}, DType::f32);
+    for (std::int64_t j = 0; j < out.n; ++j)
+      out.bias.data<float>()[j] = w.bias.data<float>()[ids[j]];
+  }
+  return out;
+}
+
+}  // namespace dream_r

@@ -1,0 +1,42 @@
+#pragma once
+// A weight matrix W [n, k] as the linear kernels read it: panels of 16 output rows.
+//   f32   packed f32  [n/16][k][16]
+//   bf16  packed bf16 [n/16][k/2][16][2]   (pairs along k, as VDPBF16PS and TDPBF16PS read them)
+//   w4    packed i32 [n/16][k/8 + k/group][16], W = (q - z) * s with q, z in 0..15: for every group
+//         of k one line of 16 heads (the f32 bits of s, their low four replaced by z: s has at most
+//         20 significant bits), then group/8 lines of 16 words, nibble j (bits 4j..4j+3) of a word
+//         being element j of its row's next eight. Made by quant/w4.h.
+// n and k are padded with zeros to the multiples named (n to 16, k to 2); `n`, `k` are the true
+// sizes.
+#include <cstdint>
+#include <span>
+
+#include "core/stream.h"
+#include "core/tensor.h"
+
+namespace dream_r {
+
+enum class WeightFormat : std::uint8_t { f32, bf16, w4 };
+
+struct LinearWeight {
+  WeightFormat format = WeightFormat::f32;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t group = 0;  // w4: elements of k that share s and z: 32, 64 or 128, dividing k
+  Tensor packed;
+  Tensor bias;  // f32 [n] or undefined
+
+  bool defined() const { return packed.defined(); }
+  std::size_t nbytes() const { return packed.nbytes(); }
+  std::int64_t steps() const { return packed.dim(1); }  // of 64 bytes, in every panel
+};
+
+// Rows of several matrices [n_i, k] stacked (QKV, gate+up), converted to `format` and packed.
+// Sources are f32, bf16 or f16, row-major; f32 <-> bf16 conversion rounds to nearest even.
+LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, WeightFormat format);
+
+// The rows `ids` of `w` as a small weight of their own: the same products in the same order, so
+// logits from it equal those of the whole matrix bit for bit (the verifier's two keyword rows).
+LinearWeight select_rows(const LinearWeight& w, std::span<const std::int32_t> ids);
+
+}  // namespace dream_r

@@ -1,0 +1,174 @@
+#pragma once
+// THE list of ops. Every op takes its Stream first, views next and its outputs last; it allocates
+// nothing, and checks shapes and dtypes before it computes (Error naming the op and the shapes).
+// Activations are f32; weights and KV are f32 or bf16. T = tokens (rows) in the batch.
+//
+// Batch invariance (CPU): every output element has ONE reduction order, whatever the number of
+// rows, the thread count or the split of a prompt into chunks. So speculative and plain decoding of
+// a model agree bit for bit, in f32 and in bf16.
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/stream.h"
+#include "core/tensor.h"
+#include "ops/linear_weight.h"
+
+namespace dream_r::ops {
+
+// ---- rows ------------------------------------------------------------------------------------
+// out[t] = row ids[t] of table (a packed LinearWeight [vocab, h], so tied heads are stored once).
+// ids: i32 [T] in [0, vocab). out: f32 [T, h].
+void embedding(Stream& s, const Tensor& ids, const LinearWeight& table, Tensor out);
+// out[i] = x[index[i]]. x: f32 [T, h]; index: i32 [R]; out: f32 [R, h].
+void gather_rows(Stream& s, const Tensor& x, const Tensor& index, Tensor out);
+// x[index[i]] += y[i]. The indices are distinct. (DeepStack: visual features added at image
+// tokens.)
+void scatter_add_rows(Stream& s, const Tensor& y, const Tensor& index, Tensor x);
+// x[index[i]] = y[i]. The indices are distinct. (Visual features put at image tokens.)
+void scatter_rows(Stream& s, const Tensor& y, const Tensor& index, Tensor x);
+// out[t] = sum over j < 4 of weight[t, j] * table[index[t, j]]: the interpolated position embedding
+// of the vision tower. table f32 [P, h], index i32 [T, 4], weight f32 [T, 4].
+void bilinear_rows(Stream& s, const Tensor& table, const Tensor& index, const Tensor& weight,
+                   Tensor out);
+
+// ---- norms and activations -------------------------------------------------------------------
+// out = x / sqrt(mean(x^2) + eps) * w. x, out: f32 [T, h] (may be the same); w: f32 [h].
+void rms_norm(Stream& s, const Tensor& x, const Tensor& w, float eps, Tensor out);
+// residual += delta; out = rms_norm(residual). All f32 [T, h].
+void add_rms_norm(Stream& s, Tensor residual, const Tensor& delta, const Tensor& w, float eps,
+                  Tensor out);
+// out = (x - mean) / sqrt(var + eps) * w + b.
+void layer_norm(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, float eps,
+                Tensor out);
+// out[t, i] = silu(gate_up[t, i]) * gate_up[t, f + i]. gate_up: f32 [T, 2f]; out: f32 [T, f].
+void silu_mul(Stream& s, const Tensor& gate_up, Tensor out);
+enum class Gelu : std::uint8_t { exact, tanh };
+// In place, any shape.
+void gelu(Stream& s, Tensor x, Gelu kind);
+// a += b, equal shapes.
+void add(Stream& s, Tensor a, const Tensor& b);
+
+// ---- linear ----------------------------------------------------------------------------------
+// out[t, j] = sum_i x[t, i] * W[j, i] (+ bias[j]). x: f32 [T, k]; out: f32 [T, n].
+// bf16 weights: x is rounded to bf16 first (nearest even) and products accumulate in f32.
+// w4 weights: x stays f32, and the result equals that of the f32 weights (q - z) * s bit for bit.
+void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out);
+
+// ---- mixture of experts ----------------------------------------------------------------------
+// The k experts of each token: softmax in f32 over the logits of all E, the k largest in falling
+// order (among equals the lowest expert; NaN counts as -inf). `renormalise`: their weights sum to
+// 1. logits: f32 [T, E]; expert: i32 [T, k]; weight: f32 [T, k]; 1 <= k <= E.
+void moe_route(Stream& s, const Tensor& logits, bool renormalise, Tensor expert, Tensor weight);
+// Places of the T * k pairs (t, j) sorted by expert, tokens rising inside one: pairs [begin[e],
+// begin[e + 1]) are expert e's. expert: i32 [T, k] in [0, E); token: i32 [T * k], the token of
+// each place; place: i32 [T * k], where pair t * k + j went; begin: i32 [E + 1].
+void moe_group(Stream& s, const Tensor& expert, Tensor token, Tensor place, Tensor begin);
+// out[t] = sum over j of weight[t, j] * y[place[t * k + j]], j rising: an order that does not
+// depend on the other tokens. y: f32 [T * k, h]; place: i32 [T * k]; weight: f32 [T, k]; out: f32
+// [T, h].
+void moe_combine(Stream& s, const Tensor& y, const Tensor& place, const Tensor& weight, Tensor out);
+
+// ---- rotary ----------------------------------------------------------------------------------
+// M-RoPE: pair i of the head's d/2 frequencies turns by the axis that `sections` assigns to it.
+//   interleaved (Qwen3-VL)   3j+1 -> height for j < sections[1], 3j+2 -> width for j < sections[2],
+//                            else time
+//   chunked (Qwen2.5-VL)     the first sections[0] pairs time, the next sections[1] height, the
+//                            rest width
+// positions: i32 [T, 3] (t, h, w); cos, sin: f32 [T, d/2]; inv_freq[i] = theta^(-2i/d), angles in
+// radians.
+enum class MropeLayout : std::uint8_t { interleaved, chunked };
+void mrope_table(Stream& s, const Tensor& positions, std::span<const float> inv_freq,
+                 MropeLayout layout, std::array<int, 3> sections, Tensor cos, Tensor sin);
+struct Heads {
+  int q;    // query heads
+  int kv;   // key/value heads; q % kv == 0
+  int dim;  // elements of a head, a multiple of 16
+};
+// RMS-norms each query and key head (weights f32 [dim]; undefined = no norm), then rotates halves
+// (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin). qkv: f32 [T, (q + 2 kv) * dim], in place, V
+// untouched.
+void qk_norm_rope(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm, const Tensor& k_norm,
+                  float eps, const Tensor& cos, const Tensor& sin);
+// The same rotation for the vision tower, whose heads may be 72 wide: no norms, dim a multiple
+// of 2. qkv: f32 [T, 3 * heads * dim] in place, V untouched; cos, sin: f32 [T, dim/2].
+void rotate_half(Stream& s, Tensor qkv, int heads, int dim, const Tensor& cos, const Tensor& sin);
+
+// ---- attention -------------------------------------------------------------------------------
+constexpr int kKvBlock = 16;  // tokens of a KV block
+// One layer of the paged cache. k: [blocks, kv, dim, 16] (a block's keys transposed, so 16 scores
+// come of one broadcast-multiply per element), v: [blocks, kv, 16, dim]; both f32 or both bf16.
+struct KvLayer {
+  Tensor k, v;
+};
+// Writes K and V of token t to slot[t] = block * 16 + offset. slot: i32 [T].
+void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvLayer layer);
+// A run of query tokens [q_begin, q_begin + q_len) of one sequence. Query i sees, in this order,
+//   prefix tokens [0, prefix_len)        through prefix_table   (all of them; may be empty)
+//   own tokens    [0, own_begin + i]     through own_table      (causal)
+// A plain decode or prefill row has only `own`. A scoring suffix has the candidate step's sequence
+// as its prefix and scratch blocks as its own: branches of a tree share a prefix and do not see
+// each other. Tables hold block ids; token j of a table lies in block table[j / 16] at offset j
+// % 16.
+struct AttentionRow {
+  std::int32_t q_begin = 0, q_len = 0;
+  const std::int32_t* prefix_table = nullptr;
+  std::int32_t prefix_len = 0;
+  const std::int32_t* own_table = nullptr;
+  std::int32_t own_begin = 0;
+};
+// softmax(q k^T / sqrt(dim)) v over the paged cache; partials per KV block, merged in table order.
+// qkv: f32 [T, (q + 2 kv) * dim] (only q is read); out: f32 [T, q * dim].
+void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
+               std::span<const AttentionRow> rows, Tensor out);
+// Non-causal attention inside each segment [cu[i], cu[i+1]). qkv: f32 [T, 3 * heads * dim], out:
+// f32 [T, heads * dim]. (Vision tower. dim is any multiple of 8.)
+void segment_attention(Stream& s, const Tensor& qkv, int heads, int dim,
+                       std::span<const std::int32_t> cu, Tensor out);
+// Copies `n` whole blocks of every layer given: dst block <- src block (copy-on-write of a fork).
+struct BlockCopy {
+  std::int32_t src, dst;
+};
+void copy_blocks(Stream& s, std::span<const KvLayer> layers, std::span<const BlockCopy> copies);
+
+// ---- heads and sampling ----------------------------------------------------------------------
+// log(sum(exp(x))) of each row. Exponentials in f32 (2e-7 relative), summed in f64 beyond 256 of
+// them. NaN counts as -inf. x: f32 [R, n]; out: f32 [R].
+void log_sum_exp(Stream& s, const Tensor& x, Tensor out);
+
+struct SamplingParams {
+  float temperature = 0.0f;  // 0 = greedy
+  int top_k = 0;             // 0 = off
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+};
+// Counter-based randomness: a value depends on the key alone, never on the order of draws.
+struct SampleKey {
+  std::uint64_t seed = 0;
+  std::uint64_t request = 0;
+  std::uint32_t step = 0;
+  std::uint32_t author = 0;  // 0 draft, 1 target
+  std::uint32_t token = 0;   // below 2^31
+};
+float uniform(const SampleKey& key);  // Philox4x32-10, in [0, 1)
+// Chooses a token from one row of logits (modified in place). Order of the filters, as
+// transformers' generate: penalties (over the set of `seen` ids), suppressed ids, temperature,
+// top-k, top-p, min-p. Greedy takes the lowest id among equals. NaN logits count as -inf. logits:
+// f32 [vocab].
+std::int32_t sample(std::span<float> logits, const SamplingParams& params,
+                    std::span<const std::int32_t> seen, std::span<const std::int32_t> suppressed,
+                    const SampleKey& key);
+
+}  // namespace dream_r::ops
+
+namespace dream_r {
+// Which kernels the CPU dispatch picked: "portable", "avx2", "avx512", "amx". The environment
+// variable DREAM_R_ISA names another one (for tests and comparison).
+const char* cpu_isa();
+// Those that this machine runs, best last.
+std::vector<std::string> cpu_isas();
+}  // namespace dream_r

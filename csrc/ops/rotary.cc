@@ -1,0 +1,72 @@
+#include <cmath>
+
+#include "ops/checks.h"
+#include "ops/cpu/kernels.h"
+#include "ops/ops.h"
+
+namespace dream_r::ops {
+namespace {
+
+// 0 time, 1 height, 2 width.
+int axis_of(int pair, MropeLayout layout, const std::array<int, 3>& sections) {
+  if (layout == MropeLayout::chunked)
+    return pair < sections[0] ? 0 : pair < sections[0] + sections[1] ? 1 : 2;
+  const int axis = pair % 3;
+  return axis != 0 && pair / 3 < sections[axis] ? axis : 0;
+}
+
+}  // namespace
+
+void mrope_table(Stream& s, const Tensor& positions, std::span<const float> inv_freq,
+                 MropeLayout layout, std::array<int, 3> sections, Tensor cos, Tensor sin) {
+  const char* op = "mrope_table";
+  check_rank(op, "positions", positions, DType::i32, 2);
+  const std::int64_t rows = positions.dim(0);
+  const auto pairs = static_cast<std::int64_t>(inv_freq.size());
+  check_shape(op, "positions", positions, DType::i32, {rows, 3});
+  check_shape(op, "cos", cos, DType::f32, {rows, pairs});
+  check_shape(op, "sin", sin, DType::f32, {rows, pairs});
+  const auto* at = positions.data<std::int32_t>();
+  s.parallel_for(rows, grain_for(10.0 * static_cast<double>(pairs)), [&](auto begin, auto end) {
+    for (auto t = begin; t < end; ++t) {
+      for (int i = 0; i < static_cast<int>(pairs); ++i) {
+        // The product in f32, as the reference implementations round it.
+        const int axis = axis_of(i, layout, sections);
+        const float angle = static_cast<float>(at[t * 3 + axis]) * inv_freq[i];
+        cos.data<float>()[t * pairs + i] = std::cos(angle);
+        sin.data<float>()[t * pairs + i] = std::sin(angle);
+      }
+    }
+  });
+}
+
+void qk_norm_rope(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm, const Tensor& k_norm,
+                  float eps, const Tensor& cos, const Tensor& sin) {
+  const char* op = "qk_norm_rope";
+  check_rank(op, "qkv", qkv, DType::f32, 2);
+  DR_CHECK(heads.q > 0 && heads.kv > 0 && heads.dim > 0 && heads.dim % 2 == 0)
+      << op << ": " << heads.q << " and " << heads.kv << " heads of " << heads.dim;
+  const std::int64_t rows = qkv.dim(0), width = (heads.q + 2 * heads.kv) * heads.dim;
+  check_shape(op, "qkv", qkv, DType::f32, {rows, width});
+  check_shape(op, "cos", cos, DType::f32, {rows, heads.dim / 2});
+  check_shape(op, "sin", sin, DType::f32, {rows, heads.dim / 2});
+  if (q_norm.defined()) check_shape(op, "q_norm", q_norm, DType::f32, {heads.dim});
+  if (k_norm.defined()) check_shape(op, "k_norm", k_norm, DType::f32, {heads.dim});
+  const auto& kernel = cpu::kernels();
+  s.parallel_for(rows, grain_for(0.45 * static_cast<double>(width)), [&](auto begin, auto end) {
+    cpu::RopeArgs a{};
+    a.qkv = qkv.data<float>() + begin * width;
+    a.rows = end - begin;
+    a.q = heads.q;
+    a.kv = heads.kv;
+    a.dim = heads.dim;
+    a.q_norm = q_norm.data<float>();
+    a.k_norm = k_norm.data<float>();
+    a.eps = eps;
+    a.cos = cos.data<float>() + begin * (heads.dim / 2);
+    a.sin = sin.data<float>() + begin * (heads.dim / 2);
+    kernel.qk_norm_rope(a);
+  });
+}
+
+}  // namespace dream_r::ops

@@ -1,0 +1,114 @@
+#include "runtime/calibrate.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <numeric>
+#include <thread>
+
+namespace dream_r {
+
+namespace {
+
+constexpr int kStep = 16;         // tokens of a typical step
+constexpr int kJudged = 24;       // rows of a verify pass: a step and its question
+constexpr double kBudget = 0.05;  // seconds a measurement may take, once it has one sample
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// One model with a small cache of its own, decoding nonsense at realistic cost.
+class Bench {
+ public:
+  Bench(const Model& model, int threads)
+      : model_(model), stream_(threads), kv_(model.kv_shape(), 16), table_(16) {
+    std::iota(table_.begin(), table_.end(), 0);
+  }
+  double forward(int rows) {
+    std::vector<std::int32_t> tokens(rows, 1);
+    std::vector<Position> positions(rows);
+    for (int i = 0; i < rows; ++i) positions[i] = {100 + i, 100 + i, 100 + i};
+    Batch batch;
+    BatchRow row;
+    row.tokens = tokens;
+    row.positions = positions;
+    row.own = {table_.data(), 100};
+    batch.rows.push_back(row);
+    batch.wanted.push_back({0, rows - 1, false});
+    const double begin = seconds();
+    arena_.reset();
+    model_.forward(stream_, arena_, kv_, batch, LinearWeight());
+    return seconds() - begin;
+  }
+  // Median seconds of a forward of `rows` rows; a warm-up, then as many as the budget allows.
+  double median(int rows) {
+    forward(rows);
+    std::vector<double> times;
+    const double until = seconds() + kBudget;
+    while (times.size() < 32 && (times.empty() || seconds() < until))
+      times.push_back(forward(rows));
+    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+    return times[times.size() / 2];
+  }
+  void limit(int threads) { stream_.limit(threads); }
+
+ private:
+  const Model& model_;
+  Stream stream_;
+  Arena arena_;
+  KvStore kv_;
+  std::vector<std::int32_t> table_;
+};
+
+// `measure` while `beside` runs again and again on another thread.
+template <class Measure, class Beside>
+double together(Measure measure, Beside beside) {
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    while (!stop.load(std::memory_order_relaxed)) beside();
+  });
+  const double t = measure();
+  stop = true;
+  other.join();
+  return t;
+}
+
+// r_D and r_T of a step: what drafting and judging it cost while the target writes its own step on
+// the same lane as the verdict, and how far that own step gets meanwhile, both against running
+// alone.
+void beside_one_another(Bench& target, Bench& draft, double draft_token, double target_token,
+                        double verify, Speeds& s) {
+  const double draft_beside = together([&] { return draft.median(1); }, [&] { target.forward(1); });
+  const double target_beside =
+      together([&] { return target.median(1); }, [&] { draft.forward(1); });
+  const double fused = target.median(kJudged + 1);
+  // A verdict waits for the pass that is running, half of one on average, then shares its own.
+  const double span = kStep * draft_beside + target_beside / 2 + std::max(verify, fused);
+  const double alone = kStep * draft_token + verify;
+  const double written = kStep * draft_beside / target_beside + 1;  // tokens of the own step
+  s.relative_draft = std::min(1.0, alone / span);
+  s.relative_target = std::min(1.0, written * target_token / span);
+}
+
+}  // namespace
+
+Speeds calibrate(const Model& target, const Model& draft, const EngineOptions& options) {
+  Speeds s;
+  s.draft = static_cast<double>(draft.weight_bytes()) /
+            static_cast<double>(std::max<std::size_t>(1, target.weight_bytes()));
+  s.verify = 3.0 / kStep;  // nominal: one pass over the weights and its rows, against kStep passes
+  if (options.inline_mode) return s;
+  Bench t(target, options.target_threads), d(draft, options.draft_threads);
+  const double target_token = t.median(1), draft_token = d.median(1), verify = t.median(kJudged);
+  if (options.race == Race::first) {
+    s.draft = draft_token / target_token;
+    s.verify = verify / (kStep * target_token);
+  }
+  // Side by side the target keeps the cores that the draft leaves it.
+  t.limit(std::max(1, options.target_threads - options.draft_threads));
+  beside_one_another(t, d, draft_token, target_token, verify, s);
+  return s;
+}
+
+}  // namespace dream_r

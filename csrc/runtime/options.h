@@ -1,0 +1,48 @@
+#pragma once
+// Every decision of the method that is ours, as a named option with its default (method, section
+// 3).
+#include <cstdint>
+
+namespace dream_r {
+
+enum class Method : std::uint8_t { ar, specreason, fpsr };
+enum class Race : std::uint8_t { first, verdict };
+// How the target's own step runs beside the draft: at once, only after a rejection, without any
+// draft.
+enum class Mode : std::uint8_t { hedged, sequential, off };
+enum class ModeChoice : std::uint8_t { automatic, hedged, sequential, off };
+enum class VerifyLane : std::uint8_t { fused, separate };
+enum class Judge : std::uint8_t { cpn, digit_greedy, digit_average };
+
+struct EngineOptions {
+  Method method = Method::fpsr;
+  double alpha = 0.7;  // accept iff rho > alpha
+  int window = 4;      // most drafted steps that wait for their commit
+  Race race = Race::first;
+  ModeChoice mode = ModeChoice::automatic;
+  VerifyLane verify = VerifyLane::fused;
+  Judge judge = Judge::cpn;
+  double digit_threshold = 7;  // specreason: accept iff digit >= threshold
+  double min_mass = 0;         // > 0: p+ + p- is computed, and below it the step is rejected
+  int max_step_tokens = 256;
+  int answer_burst = 64;    // tokens of the answer between two reports
+  int prefill_chunk = 512;  // prompt tokens a forward
+  int max_requests = 16;    // admitted at once
+  std::int64_t target_kv_tokens = 0,
+               draft_kv_tokens = 0;           // 0: what max_requests of 4096 tokens need
+  int target_threads = 0, draft_threads = 0;  // 0: all cores / 1
+  bool prefix_cache = true;
+  bool inline_mode = false;  // no threads: everything runs inside next_event(), in a fixed order
+  bool trace = true;
+};
+
+// Speeds of the lanes in units of one target step (method, section 5), measured at start and
+// running.
+struct Speeds {
+  double draft = 0.2;            // d
+  double verify = 0.2;           // v
+  double relative_draft = 1.0;   // r_D: the draft's speed while the target decodes beside it
+  double relative_target = 1.0;  // r_T
+};
+
+}  // namespace dream_r

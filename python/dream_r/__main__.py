@@ -1,0 +1,5 @@
+import sys
+
+from dream_r.cli import main
+
+sys.exit(main())

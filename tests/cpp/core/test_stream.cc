@@ -1,0 +1,106 @@
+#include <atomic>
+#include <chrono>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "core/check.h"
+#include "core/stream.h"
+#include "doctest.h"
+
+using dream_r::Stream;
+
+namespace {
+
+struct Range {
+  std::int64_t begin, end;
+};
+
+// The ranges of one parallel_for, by begin.
+std::vector<Range> ranges(Stream& s, std::int64_t n, std::int64_t grain) {
+  std::vector<Range> parts(static_cast<std::size_t>(n) + 1, {-1, -1});
+  s.parallel_for(n, grain, [&](std::int64_t b, std::int64_t e) { parts[b] = {b, e}; });
+  std::erase_if(parts, [](const Range& r) { return r.begin < 0; });
+  return parts;
+}
+
+}  // namespace
+
+TEST_CASE("parallel_for covers [0, n) once, in ranges of whole grains") {
+  for (const int threads : {1, 2, 3, 5}) {
+    Stream s(threads, 0);
+    for (const std::int64_t n : {0, 1, 2, 7, 16, 17, 100}) {
+      for (const std::int64_t grain : {1, 3, 16, 200}) {
+        const auto parts = ranges(s, n, grain);
+        CHECK(parts.size() <= static_cast<std::size_t>(threads));
+        std::int64_t at = 0;
+        for (const auto& [begin, end] : parts) {
+          CHECK(begin == at);
+          CHECK(end > begin);
+          if (end != n) CHECK((end - begin) % grain == 0);
+          at = end;
+        }
+        CHECK(at == n);
+      }
+    }
+  }
+}
+
+TEST_CASE("small work stays on the caller, large work uses every member") {
+  Stream s(3);
+  CHECK(ranges(s, 8, 8).size() == 1);
+  CHECK(ranges(s, 9, 3).size() == 3);
+  s.limit(2);
+  CHECK(s.active() == 2);
+  CHECK(ranges(s, 9, 1).size() == 2);
+  s.limit(3);
+  CHECK(ranges(s, 9, 1).size() == 3);
+  CHECK_THROWS_AS(s.limit(4), dream_r::Error);
+  CHECK_THROWS_AS(s.limit(0), dream_r::Error);
+  CHECK_THROWS_AS(Stream(0), dream_r::Error);
+}
+
+TEST_CASE("another thread takes a part while the caller is busy with its own") {
+  for (const int spin_us : {0, 50}) {
+    Stream s(2, spin_us);
+    std::atomic<bool> other{false};
+    const auto caller = std::this_thread::get_id();
+    s.parallel_for(2, 1, [&](std::int64_t b, std::int64_t) {
+      if (b == 1) return other.store(std::this_thread::get_id() != caller);
+      const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+      while (!other && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    });
+    CHECK(other);
+  }
+}
+
+TEST_CASE("results of one job are visible to the next, spinning or asleep") {
+  for (const int spin_us : {0, 50, 500}) {
+    Stream s(4, spin_us);
+    std::vector<std::int64_t> from(64, 0), to(64, 0);
+    for (int round = 0; round < 200; ++round) {
+      s.parallel_for(64, 4, [&](std::int64_t b, std::int64_t e) {
+        for (auto i = b; i < e; ++i) to[i] = from[(i + 17) % 64] + 1;  // another member's element
+      });
+      std::swap(from, to);
+      if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    CHECK(std::accumulate(from.begin(), from.end(), std::int64_t{0}) == 64 * 200);
+  }
+}
+
+TEST_CASE("an exception of any member reaches the caller and the team lives on") {
+  Stream s(3);
+  for (const std::int64_t bad : {0, 1, 2}) {
+    std::atomic<int> done{0};
+    CHECK_THROWS_AS(s.parallel_for(3, 1,
+                                   [&](std::int64_t b, std::int64_t) {
+                                     if (b == bad)
+                                       throw dream_r::Error(dream_r::Error::Kind::state, "x");
+                                     ++done;
+                                   }),
+                    dream_r::Error);
+    CHECK(done == 2);
+  }
+  CHECK(ranges(s, 3, 1).size() == 3);
+}

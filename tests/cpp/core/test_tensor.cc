@@ -1,0 +1,81 @@
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/arena.h"
+#include "core/dtype.h"
+#include "core/tensor.h"
+#include "doctest.h"
+
+using namespace dream_r;
+
+TEST_CASE("a tensor is a contiguous view of a shared buffer") {
+  const Tensor t = Tensor::empty({4, 3}, DType::i32);
+  CHECK(reinterpret_cast<std::uintptr_t>(t.data<std::byte>()) % 64 == 0);
+  for (int i = 0; i < 12; ++i) t.data<int>()[i] = i;
+  const Tensor r = t.rows(1, 3);
+  CHECK(r.shape() == Shape{2, 3});
+  CHECK(r.data<int>()[0] == 3);
+  CHECK(r.buffer() == t.buffer());
+  CHECK(t.view({2, 6}).data<int>()[6] == 6);
+  CHECK(t.rows(4, 4).numel() == 0);
+  CHECK(t.nbytes() == 48);
+  CHECK(t.shape()[-1] == 3);
+  CHECK(t.shape().str() == "[4, 3]");
+  CHECK_THROWS_AS(t.rows(3, 5), Error);
+  CHECK_THROWS_AS(t.view({5, 2}), Error);
+  CHECK_THROWS_AS(t.f32(), Error);
+  CHECK_THROWS_AS((Shape{1, 1, 1, 1, 1, 1}), Error);
+}
+
+TEST_CASE("borrowed memory is kept as long as a view of it") {
+  auto owner = std::make_shared<int>(7);
+  std::weak_ptr<int> alive = owner;
+  auto buffer = Buffer::borrow(owner.get(), sizeof(int), owner);
+  Tensor t(buffer, buffer->data(), DType::i32, Shape{1});
+  owner.reset();
+  buffer.reset();
+  CHECK(t.data<int>()[0] == 7);
+  t = Tensor();
+  CHECK(alive.expired());
+}
+
+TEST_CASE("an arena hands out the same aligned addresses after reset") {
+  Arena a(1024);
+  const auto sizes = {1, 100, 7, 300, 2000, 64};
+  std::vector<std::byte*> first;
+  for (const int n : sizes) first.push_back(a.take({n}, DType::f32).data<std::byte>());
+  const std::size_t capacity = a.capacity();
+  for (std::size_t i = 0; i < first.size(); ++i) {
+    CHECK(reinterpret_cast<std::uintptr_t>(first[i]) % 64 == 0);
+    for (std::size_t j = 0; j < i; ++j) CHECK(first[i] != first[j]);
+  }
+  a.reset();
+  std::size_t i = 0;
+  for (const int n : sizes) CHECK(a.take({n}, DType::f32).data<std::byte>() == first[i++]);
+  CHECK(a.capacity() == capacity);
+}
+
+TEST_CASE("bf16 rounds to nearest even and keeps NaN and infinity") {
+  const auto round = [](float f) { return static_cast<float>(bf16(f)); };
+  CHECK(round(1.0f) == 1.0f);
+  CHECK(round(1.0f + 0x1p-8f) == 1.0f);                // half way: to even
+  CHECK(round(1.0f + 3 * 0x1p-8f) == 1.0f + 0x1p-6f);  // half way: to even
+  CHECK(round(1.0f + 0x1.1p-8f) == 1.0f + 0x1p-7f);    // above half
+  CHECK(round(-3.0e38f) == doctest::Approx(-3.0e38f).epsilon(0.01));
+  CHECK(std::isinf(round(std::numeric_limits<float>::infinity())));
+  CHECK(std::isnan(round(std::numeric_limits<float>::quiet_NaN())));
+  CHECK(std::isnan(round(std::bit_cast<float>(0x7f800001u))));
+}
+
+TEST_CASE("f16 widens exactly") {
+  CHECK(f16_to_float(0x3c00) == 1.0f);
+  CHECK(f16_to_float(0xc000) == -2.0f);
+  CHECK(f16_to_float(0x7bff) == 65504.0f);
+  CHECK(f16_to_float(0x0001) == 0x1p-24f);
+  CHECK(f16_to_float(0x03ff) == 1023 * 0x1p-24f);
+  CHECK(f16_to_float(0x0400) == 0x1p-14f);
+  CHECK(std::signbit(f16_to_float(0x8000)));
+  CHECK(std::isinf(f16_to_float(0x7c00)));
+  CHECK(std::isnan(f16_to_float(0x7c01)));
+}

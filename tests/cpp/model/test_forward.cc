@@ -1,0 +1,130 @@
+#include <numeric>
+#include <thread>
+
+#include "doctest.h"
+#include "files.h"
+#include "model/vl_model.h"
+
+using namespace dream_r;
+using test::error_of;
+using test::has;
+
+namespace {
+
+ModelConfig tiny() {
+  ModelConfig c;
+  c.model_type = "qwen3_vl";
+  c.text = {.hidden = 32,
+            .layers = 3,
+            .heads = 4,
+            .kv_heads = 2,
+            .head_dim = 16,
+            .ffn = 48,
+            .vocab = 50,
+            .rope_theta = 1e4,
+            .mrope_sections = {4, 2, 2},
+            .tied_head = true,
+            .moe = {}};
+  return c;
+}
+
+BatchRow row_of(std::span<const std::int32_t> tokens, std::span<const Position> positions,
+                const std::int32_t* table) {
+  BatchRow row;
+  row.tokens = tokens;
+  row.positions = positions;
+  row.own.table = table;
+  return row;
+}
+
+// What one lane owns, and a prompt run through it.
+struct Runner {
+  explicit Runner(const Model& m, std::int32_t blocks = 8)
+      : model(m), kv({m.config().text.layers, 2, 16, DType::bf16}, blocks) {}
+
+  std::vector<float> last_logits(const std::vector<std::int32_t>& ids) {
+    std::vector<Position> positions;
+    for (std::int32_t i = 0; i < static_cast<std::int32_t>(ids.size()); ++i)
+      positions.push_back({i, i, i});
+    std::vector<std::int32_t> table(static_cast<std::size_t>(kv.blocks()));
+    std::iota(table.begin(), table.end(), 0);
+    Batch batch;
+    batch.rows.push_back(row_of(ids, positions, table.data()));
+    batch.wanted.push_back({0, static_cast<std::int32_t>(ids.size()) - 1});
+    const auto result = model.forward(stream, arena, kv, batch, {});
+    return {result.logits[0].begin(), result.logits[0].end()};
+  }
+
+  const Model& model;
+  Stream stream;
+  Arena arena;
+  KvStore kv;
+};
+
+std::vector<std::int32_t> ids(std::int32_t n) {
+  std::vector<std::int32_t> out(static_cast<std::size_t>(n));
+  for (std::int32_t i = 0; i < n; ++i) out[static_cast<std::size_t>(i)] = i * 7 % 50;
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("forward: one model serves several threads at once") {
+  const auto model = random_model(tiny(), {DType::bf16, 1});
+  const auto prompt = ids(40);
+  const auto expected = Runner(*model).last_logits(prompt);
+  CHECK(expected.size() == 50);
+  std::vector<std::vector<float>> got(4);
+  std::vector<std::thread> threads;
+  for (auto& out : got)
+    threads.emplace_back([&] {
+      Runner runner(*model);
+      for (int i = 0; i < 20; ++i) out = runner.last_logits(prompt);
+    });
+  for (auto& t : threads) t.join();
+  for (const auto& out : got) CHECK(out == expected);
+}
+
+TEST_CASE("forward: random models depend on the seed alone") {
+  const auto prompt = ids(5);
+  const auto a = Runner(*random_model(tiny(), {DType::f32, 1}, 3)).last_logits(prompt);
+  CHECK(a == Runner(*random_model(tiny(), {DType::f32, 1}, 3)).last_logits(prompt));
+  CHECK(a != Runner(*random_model(tiny(), {DType::f32, 1}, 4)).last_logits(prompt));
+}
+
+TEST_CASE("forward: a random model may have experts; their scratch serves any number of rows") {
+  ModelConfig c = tiny();
+  c.text.moe = {.experts = 6, .per_token = 2, .ffn = 16, .dense_layers = {}};
+  const auto model = random_model(c, {DType::bf16, 1});
+  CHECK(model->weight_bytes() > random_model(tiny(), {DType::bf16, 1})->weight_bytes());
+  const auto few = ids(5), many = ids(30);
+  const auto alone = Runner(*model).last_logits(few);
+  Runner used(*model);
+  used.last_logits(many);  // scratch of more rows
+  CHECK(used.last_logits(few) == alone);
+  CHECK(alone != Runner(*random_model(tiny(), {DType::bf16, 1})).last_logits(few));
+}
+
+TEST_CASE("forward: an empty batch, and batches that want nothing") {
+  const auto model = random_model(tiny(), {DType::f32, 1});
+  Runner r(*model);
+  CHECK(model->forward(r.stream, r.arena, r.kv, {}, {}).logits.empty());
+  const auto tokens = ids(1);
+  const std::vector<Position> positions{{0, 0, 0}};
+  const std::int32_t table[] = {0};
+  Batch batch;
+  batch.rows.push_back(row_of(tokens, positions, table));
+  CHECK(model->forward(r.stream, r.arena, r.kv, batch, {}).logits.empty());
+  batch.wanted.push_back({0, 0, true});
+  CHECK(has(error_of([&] { model->forward(r.stream, r.arena, r.kv, batch, {}); }), "keyword head"));
+}
+
+TEST_CASE("forward: a cache of another shape, no tower, bad keywords") {
+  const auto model = random_model(tiny(), {DType::f32, 1});
+  Runner r(*model);
+  KvStore other({2, 2, 16, DType::f32}, 1);
+  CHECK(has(error_of([&] { model->forward(r.stream, r.arena, other, {}, {}); }), "2 layers"));
+  CHECK(has(error_of([&] { model->encode_images(r.stream, Tensor(), {}); }), "no vision tower"));
+  const std::int32_t bad[] = {50};
+  CHECK(has(error_of([&] { model->keyword_head(bad); }), "keyword 50 of 50"));
+}

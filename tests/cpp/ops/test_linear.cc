@@ -1,0 +1,149 @@
+#include "common.h"
+
+using namespace dream_r;
+using namespace dream_r::test;
+
+namespace {
+
+// What `format` keeps of a value.
+double kept(float v, WeightFormat format) {
+  return format == WeightFormat::f32 ? v : static_cast<float>(bf16(v));
+}
+
+std::vector<double> oracle(const Tensor& x, const Tensor& w, const Tensor& bias, WeightFormat f) {
+  const auto rows = x.dim(0), k = x.dim(1), n = w.dim(0);
+  std::vector<double> out;
+  for (std::int64_t t = 0; t < rows; ++t)
+    for (std::int64_t j = 0; j < n; ++j) {
+      double sum = bias.defined() ? bias.f32()[j] : 0;
+      for (std::int64_t i = 0; i < k; ++i)
+        sum += kept(x.f32()[t * k + i], f) * kept(w.f32()[j * k + i], f);
+      out.push_back(sum);
+    }
+  return out;
+}
+
+LinearWeight pack(const Tensor& w, WeightFormat format) {
+  Stream s(1);
+  return pack_linear(s, std::span(&w, 1), format);
+}
+
+constexpr WeightFormat kFormats[] = {WeightFormat::f32, WeightFormat::bf16};
+
+}  // namespace
+
+TEST_CASE("linear against the double-precision product") {
+  each_linear([](Stream& s) {
+    Random r;
+    for (const auto format : kFormats)
+      for (const int k : {1, 2, 7, 64, 129})
+        for (const int n : {1, 16, 35, 80, 144})
+          for (const int rows : {1, 2, 3, 4, 5, 6, 7, 13, 17, 33, 80}) {
+            const Tensor x = r.tensor({rows, k}), m = r.tensor({n, k});
+            LinearWeight w = pack(m, format);
+            if (n % 2) w.bias = r.tensor({n});
+            Tensor out = filled({rows, n}, NAN);
+            ops::linear(s, x, w, out);
+            CAPTURE(k);
+            CAPTURE(n);
+            CAPTURE(rows);
+            CHECK(error(out, oracle(x, m, w.bias, format)) < 2e-5 * std::sqrt(k));
+          }
+  });
+}
+
+TEST_CASE("a row's result does not depend on the batch or the threads") {
+  each_linear([](Stream& one) {
+    Stream two(2);
+    Random r;
+    for (const auto format : kFormats) {
+      // 700 x 330 is large enough for 64 rows to be split between threads.
+      const Tensor x = r.tensor({64, 330}), m = r.tensor({700, 330});
+      const LinearWeight w = pack(m, format);
+      Tensor all = filled({64, 700}, 0), split = filled({64, 700}, 0);
+      ops::linear(one, x, w, all);
+      ops::linear(two, x, w, split);
+      CHECK(same_bits(all, split));
+      for (const int rows : {1, 2, 3, 5, 7, 16, 17, 31, 40}) {
+        Tensor some = filled({rows, 700}, 0);
+        ops::linear(two, x.rows(11, 11 + rows), w, some);
+        CHECK(same_bits(some, all.rows(11, 11 + rows)));
+      }
+    }
+  });
+}
+
+TEST_CASE("a tall narrow product is split over rows and stays the same") {
+  each_linear([](Stream& one) {
+    Stream two(2);
+    Random r;
+    for (const auto format : kFormats) {
+      const Tensor x = r.tensor({1500, 70}), m = r.tensor({24, 70});
+      const LinearWeight w = pack(m, format);
+      Tensor all = filled({1500, 24}, 0), split = filled({1500, 24}, NAN);
+      ops::linear(one, x, w, all);
+      ops::linear(two, x, w, split);
+      CHECK(same_bits(all, split));
+      Tensor row = filled({1, 24}, 0);
+      ops::linear(one, x.rows(1234, 1235), w, row);
+      CHECK(same_bits(row, all.rows(1234, 1235)));
+    }
+  });
+}
+
+TEST_CASE("selected rows give the same bits as the whole matrix") {
+  each_linear([](Stream& s) {
+    Random r;
+    const std::vector<std::int32_t> ids = {3, 99, 16, 0, 98};
+    for (const auto format : kFormats)
+      for (const int k : {5, 128, 1024}) {
+        const Tensor x = r.tensor({3, k}), m = r.tensor({100, k});
+        LinearWeight w = pack(m, format);
+        w.bias = r.tensor({100});
+        Tensor all = filled({3, 100}, 0), some = filled({3, 5}, 0);
+        ops::linear(s, x, w, all);
+        ops::linear(s, x, select_rows(w, ids), some);
+        for (int t = 0; t < 3; ++t)
+          for (int j = 0; j < 5; ++j) CHECK(some.f32()[t * 5 + j] == all.f32()[t * 100 + ids[j]]);
+      }
+  });
+}
+
+TEST_CASE("stacked matrices of mixed types pack like one") {
+  Stream s(2);
+  Random r;
+  const Tensor a = r.tensor({10, 9}), b = r.tensor({23, 9});
+  Tensor a16 = Tensor::empty({10, 9}, DType::bf16), both = filled({33, 9}, 0);
+  for (int i = 0; i < 90; ++i) {
+    a16.data<bf16>()[i] = bf16(a.f32()[i]);
+    both.f32()[i] = static_cast<float>(bf16(a.f32()[i]));
+  }
+  for (int i = 0; i < 23 * 9; ++i) both.f32()[90 + i] = b.f32()[i];
+  const Tensor parts[] = {a16, b};
+  for (const auto format : kFormats)
+    CHECK(same_bits(pack_linear(s, parts, format).packed, pack(both, format).packed));
+  Tensor half = Tensor::empty({1, 2}, DType::f16);
+  half.data<std::uint16_t>()[0] = 0x3c00;
+  half.data<std::uint16_t>()[1] = 0xc000;
+  const LinearWeight w = pack(half, WeightFormat::f32);
+  CHECK(w.packed.f32()[0] == 1.0f);
+  CHECK(w.packed.f32()[16] == -2.0f);
+  CHECK(w.packed.f32()[1] == 0.0f);  // padding
+}
+
+TEST_CASE("linear rejects wrong shapes") {
+  Stream s(1);
+  Random r;
+  const Tensor x = r.tensor({2, 8}), m = r.tensor({4, 8}), other = r.tensor({4, 9});
+  const LinearWeight w = pack(m, WeightFormat::f32);
+  Tensor out = filled({2, 4}, 0), wrong = filled({2, 5}, 0);
+  CHECK(rejects("linear", [&] { ops::linear(s, r.tensor({2, 7}), w, out); }));
+  CHECK(rejects("linear", [&] { ops::linear(s, x, w, wrong); }));
+  CHECK(rejects("linear", [&] { ops::linear(s, x, LinearWeight{}, out); }));
+  const Tensor parts[] = {m, other};
+  CHECK(rejects("pack_linear", [&] { pack_linear(s, parts, WeightFormat::f32); }));
+  CHECK(rejects("pack_linear", [&] { pack_linear(s, {}, WeightFormat::f32); }));
+  const std::vector<std::int32_t> bad = {4};
+  CHECK(rejects("select_rows", [&] { select_rows(w, bad); }));
+  ops::linear(s, Tensor::empty({0, 8}, DType::f32), w, Tensor::empty({0, 4}, DType::f32));
+}

@@ -1,0 +1,141 @@
+#include <bit>
+
+#include "common.h"
+
+using namespace dream_r;
+using namespace dream_r::test;
+
+namespace {
+
+// A random w4 weight, laid out here by what linear_weight.h says, and the same matrix in f32.
+struct Pair {
+  LinearWeight w4;
+  Tensor dense;  // (q - z) * s
+};
+
+Pair make(Random& r, std::int64_t n, std::int64_t k, std::int64_t group) {
+  Pair p{{WeightFormat::w4, n, k, group, {}, {}}, filled({n, k}, 0)};
+  const std::int64_t lines = k / 8 + k / group;
+  p.w4.packed = Tensor::empty({(n + 15) / 16, lines, 16}, DType::i32);
+  std::memset(p.w4.packed.data<std::byte>(), 0, p.w4.packed.nbytes());
+  auto* words = p.w4.packed.data<std::uint32_t>();
+  for (std::int64_t row = 0; row < n; ++row)
+    for (std::int64_t i = 0; i < k; ++i) {
+      auto* panel = words + row / 16 * lines * 16 + row % 16;
+      auto& head = panel[i / group * (group / 8 + 1) * 16];
+      auto& word = panel[(i / group * (group / 8 + 1) + 1 + i % group / 8) * 16];
+      if (i % group == 0) {
+        const float scale = static_cast<float>(bf16(0.1f * r.normal()));
+        head = std::bit_cast<std::uint32_t>(scale) | static_cast<std::uint32_t>(r.below(16));
+      }
+      const auto q = static_cast<std::uint32_t>(r.below(16));
+      word |= q << 4 * (i % 8);
+      p.dense.f32()[row * k + i] = (static_cast<float>(q) - static_cast<float>(head & 15u)) *
+                                   std::bit_cast<float>(head & ~15u);
+    }
+  return p;
+}
+
+// Products added in order of k, then the bias: fused where the instruction set fuses.
+Tensor in_order(const Tensor& x, const Tensor& w, const Tensor& bias, bool fused) {
+  const std::int64_t rows = x.dim(0), k = x.dim(1), n = w.dim(0);
+  Tensor out = filled({rows, n}, 0);
+  for (std::int64_t t = 0; t < rows; ++t)
+    for (std::int64_t j = 0; j < n; ++j) {
+      float sum = 0;
+      for (std::int64_t i = 0; i < k; ++i) {
+        const float a = w.f32()[j * k + i], b = x.f32()[t * k + i];
+        const float product = a * b;
+        sum = fused ? std::fma(a, b, sum) : product + sum;
+      }
+      out.f32()[t * n + j] = bias.defined() ? sum + bias.f32()[j] : sum;
+    }
+  return out;
+}
+
+bool fused() { return std::string(cpu_isa()) != "portable"; }
+
+}  // namespace
+
+TEST_CASE("w4 linear equals the scalar sum over (q - z) * s bit for bit") {
+  each_isa([](Stream& s) {
+    Random r;
+    for (const int group : {32, 64, 128})
+      for (const int groups : {1, 3})
+        for (const int n : {1, 16, 35, 80, 144}) {
+          Pair p = make(r, n, group * groups, group);
+          if (n % 2) p.w4.bias = r.tensor({n});
+          for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}) {
+            const Tensor x = r.tensor({rows, group * groups});
+            Tensor out = filled({rows, n}, NAN);
+            ops::linear(s, x, p.w4, out);
+            CAPTURE(group);
+            CAPTURE(n);
+            CAPTURE(rows);
+            CHECK(same_bits(out, in_order(x, p.dense, p.w4.bias, fused())));
+          }
+        }
+  });
+}
+
+TEST_CASE("w4 linear equals the f32 kernel on the dequantised weights bit for bit") {
+  each_isa([](Stream& s) {
+    Random r;
+    const Pair p = make(r, 330, 1024, 128);
+    const LinearWeight dense = pack_linear(s, std::span(&p.dense, 1), WeightFormat::f32);
+    for (const int rows : {1, 3, 64, 128}) {
+      const Tensor x = r.tensor({rows, 1024});
+      Tensor a = filled({rows, 330}, 0), b = filled({rows, 330}, NAN);
+      ops::linear(s, x, p.w4, a);
+      ops::linear(s, x, dense, b);
+      CHECK(same_bits(a, b));
+    }
+  });
+}
+
+TEST_CASE("a row's w4 result does not depend on the batch or the threads") {
+  each_isa([](Stream& one) {
+    Stream two(2);
+    Random r;
+    // Enough panels to be split between threads; then so few that the rows are.
+    for (const auto& [n, rows] : {std::pair{700, 64}, std::pair{24, 1500}}) {
+      const Pair p = make(r, n, 256, 64);
+      const Tensor x = r.tensor({rows, 256});
+      Tensor all = filled({rows, n}, 0), split = filled({rows, n}, NAN);
+      ops::linear(one, x, p.w4, all);
+      ops::linear(two, x, p.w4, split);
+      CHECK(same_bits(all, split));
+      for (const int some : {1, 2, 3, 5, 7, 40}) {
+        Tensor out = filled({some, n}, 0);
+        ops::linear(two, x.rows(11, 11 + some), p.w4, out);
+        CHECK(same_bits(out, all.rows(11, 11 + some)));
+      }
+    }
+  });
+}
+
+TEST_CASE("selected and embedded rows of a w4 weight are those of the matrix") {
+  Stream s(1);
+  Random r;
+  Pair p = make(r, 100, 192, 64);
+  p.w4.bias = r.tensor({100});
+  const std::vector<std::int32_t> ids = {3, 99, 16, 0, 98};
+  const Tensor x = r.tensor({3, 192});
+  Tensor all = filled({3, 100}, 0), some = filled({3, 5}, 0), rows = filled({5, 192}, 0);
+  ops::linear(s, x, p.w4, all);
+  ops::linear(s, x, select_rows(p.w4, ids), some);
+  for (int t = 0; t < 3; ++t)
+    for (int j = 0; j < 5; ++j) CHECK(some.f32()[t * 5 + j] == all.f32()[t * 100 + ids[j]]);
+  ops::embedding(s, ints(ids), p.w4, rows);
+  for (int j = 0; j < 5; ++j)
+    CHECK(same_bits(rows.rows(j, j + 1), p.dense.rows(ids[j], ids[j] + 1)));
+}
+
+TEST_CASE("linear rejects wrong shapes for w4") {
+  Stream s(1);
+  Random r;
+  const Pair p = make(r, 20, 64, 64);
+  Tensor out = filled({2, 20}, 0);
+  CHECK(rejects("linear", [&] { ops::linear(s, r.tensor({2, 32}), p.w4, out); }));
+  CHECK(rejects("linear", [&] { ops::linear(s, r.tensor({3, 64}), p.w4, out); }));
+}

@@ -1,0 +1,216 @@
+// The real engine on a tiny random pair: every way of running must commit what the target alone
+// would.
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <thread>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
+#include "doctest.h"
+#include "runtime/tiny.h"
+
+using namespace dream_r;
+using namespace dream_r::tiny;
+
+namespace {
+
+struct Pair {
+  std::shared_ptr<const Model> target = model(32, 2, 1), draft = model(16, 1, 2);
+};
+
+EngineOptions options(Method method, double alpha, bool inline_mode) {
+  EngineOptions o;
+  o.method = method;
+  o.alpha = alpha;
+  o.inline_mode = inline_mode;
+  o.max_step_tokens = 12;
+  o.answer_burst = 5;
+  o.prefill_chunk = 7;
+  o.max_requests = 4;
+  o.target_kv_tokens = 4096;
+  o.target_threads = 2;
+  return o;
+}
+
+std::vector<Outcome> run(const Pair& pair, const EngineOptions& o, int requests,
+                         float temperature) {
+  Engine engine(pair.target, pair.draft, vocabulary(), o);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < requests; ++i)
+    ids.push_back(engine.submit(request(i, 5 + 3 * i, 20 + 7 * i, 9, temperature)));
+  std::vector<Outcome> outcomes;
+  for (RequestId id : ids) outcomes.push_back(drain(engine, id));
+  settle(engine);
+  const auto pools = engine.pool_stats();
+  CHECK(pools.target_used == 0);
+  CHECK(pools.draft_used == 0);
+  CHECK(pools.live == 0);
+  return outcomes;
+}
+
+}  // namespace
+
+TEST_CASE("alpha 1 commits exactly what the target alone writes") {
+  const Pair pair;
+  for (float temperature : {0.0f, 1.0f}) {
+    const auto ar = run(pair, options(Method::ar, 0.7, true), 6, temperature);
+    for (bool inline_mode : {true, false})
+      for (int i = 0; i < 12; ++i) {  // every pair of values meets
+        auto o = options(Method::fpsr, 1.0, inline_mode);
+        o.race = i % 2 ? Race::first : Race::verdict;
+        o.mode = std::array{ModeChoice::hedged, ModeChoice::sequential,
+                            ModeChoice::automatic}[static_cast<std::size_t>(i % 3)];
+        o.verify = i / 3 % 2 ? VerifyLane::fused : VerifyLane::separate;
+        o.window = i / 6 ? 4 : 1;
+        CAPTURE(i);
+        const auto got = run(pair, o, 6, temperature);
+        for (std::size_t k = 0; k < ar.size(); ++k) {
+          CAPTURE(k);
+          CHECK(got[k].tokens == ar[k].tokens);
+          CHECK(got[k].draft_steps == 0);
+        }
+      }
+  }
+}
+
+TEST_CASE("race verdict: the output is a function of the seed alone") {
+  const Pair pair;
+  auto o = options(Method::fpsr, 0.0, true);
+  o.race = Race::verdict;
+  // Random judges agree with themselves: alpha is their median, so that both verdicts happen.
+  std::vector<float> rho;
+  for (const auto& r : run(pair, o, 6, 1.0f)) rho.insert(rho.end(), r.rho.begin(), r.rho.end());
+  REQUIRE(rho.size() > 4);
+  std::sort(rho.begin(), rho.end());
+  o.alpha = rho[rho.size() / 2];
+  const auto expected = run(pair, o, 6, 1.0f);
+  int drafted = 0, written = 0;
+  for (const auto& r : expected) drafted += r.draft_steps, written += r.target_steps;
+  CHECK(drafted > 0);
+  CHECK(written > 0);
+  for (ModeChoice mode : {ModeChoice::hedged, ModeChoice::sequential})
+    for (VerifyLane verify : {VerifyLane::fused, VerifyLane::separate})
+      for (int threads : {1, 2})
+        for (int repeat = 0; repeat < 3; ++repeat) {
+          auto p = o;
+          p.inline_mode = false;
+          p.mode = mode, p.verify = verify, p.target_threads = threads;
+          p.max_requests = 1 + repeat;
+          const auto got = run(pair, p, 6, 1.0f);
+          for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i].tokens == expected[i].tokens);
+        }
+}
+
+TEST_CASE("the thinking budget is cut exactly and an answer follows") {
+  const Pair pair;
+  for (Method method : {Method::ar, Method::fpsr, Method::specreason}) {
+    auto o = options(method, 0.3, false);
+    for (const auto& r : run(pair, o, 6, 1.0f)) {
+      CHECK(r.metrics.answer_tokens > 0);
+      if (r.metrics.budget_hit) CHECK(r.metrics.reasoning_tokens <= 20 + 7 * 5);
+      CHECK((r.reason == FinishReason::stop || r.reason == FinishReason::length));
+    }
+  }
+}
+
+namespace {
+
+std::size_t heap_in_use() {
+#if defined(__GLIBC__)
+  const auto info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+#else
+  return 0;
+#endif
+}
+
+// `requests` with 16 in flight, two thirds cancelled at once, half of the rest a little later.
+// Returns how many ended cancelled.
+int storm(Engine& engine, int requests) {
+  std::vector<RequestId> ids;
+  int cancelled = 0;
+  const auto finish_all = [&] {
+    for (RequestId id : ids) cancelled += drain(engine, id).reason == FinishReason::cancelled;
+    ids.clear();
+  };
+  for (int i = 0; i < requests; ++i) {
+    ids.push_back(engine.submit(request(i, 6 + i % 40, 60, 12)));
+    if (i % 3 != 0) engine.cancel(ids.back());
+    if (ids.size() < 16) continue;
+    std::this_thread::sleep_for(std::chrono::microseconds(50 * (i % 7)));
+    for (std::size_t k = 0; k < ids.size(); k += 2) engine.cancel(ids[k]);
+    finish_all();
+  }
+  finish_all();
+  settle(engine);
+  return cancelled;
+}
+
+}  // namespace
+
+TEST_CASE("a storm of cancellations leaves nothing behind") {
+  const Pair pair;
+  auto o = options(Method::fpsr, 0.5, false);
+  o.max_requests = 16;
+  o.target_kv_tokens = 16 * 512;
+  o.trace = false;         // it grows by design
+  o.prefix_cache = false;  // so does that, up to the pool
+  Engine engine(pair.target, pair.draft, vocabulary(), o);
+  CHECK(storm(engine, 300) > 100);  // buffers reach their size
+  const std::size_t before = heap_in_use();
+  CHECK(storm(engine, 1000) > 300);
+  CHECK(heap_in_use() < before + 100 * 1000);  // less than 100 bytes a request
+  const auto pools = engine.pool_stats();
+  CHECK(pools.in_flight == 0);
+  CHECK(pools.live == 0);
+  CHECK(pools.target_used == 0);
+  CHECK(pools.draft_used == 0);
+}
+
+TEST_CASE("closing an engine with requests in flight ends them") {
+  const Pair pair;
+  const auto threads = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/task"),
+                         std::filesystem::directory_iterator());
+  };
+  std::thread([] {}).join();  // a sanitizer adds one of its own with the first
+  const auto before = threads();
+  for (int i = 0; i < 40; ++i) {
+    auto o = options(Method::fpsr, 0.5, false);
+    o.verify = i % 2 ? VerifyLane::separate : VerifyLane::fused;
+    auto engine = std::make_unique<Engine>(pair.target, pair.draft, vocabulary(), o);
+    std::vector<RequestId> ids;
+    for (int r = 0; r < 6; ++r) ids.push_back(engine->submit(request(r, 10 + r, 400, 100)));
+    std::this_thread::sleep_for(std::chrono::microseconds(100 * i));
+    engine->close();
+    for (RequestId id : ids) {
+      const auto reason = drain(*engine, id).reason;
+      CHECK((reason == FinishReason::cancelled || reason == FinishReason::stop ||
+             reason == FinishReason::length));
+    }
+    CHECK_THROWS_AS(engine->submit(request(1, 10, 20, 10)), Error);
+  }
+  CHECK(threads() == before);
+}
+
+TEST_CASE("requests that cannot run are refused with their reason") {
+  const Pair pair;
+  Engine engine(pair.target, pair.draft, vocabulary(), options(Method::fpsr, 0.7, false));
+  CHECK_THROWS_WITH_AS(engine.submit(request(1, 10, 5000, 10)), doctest::Contains("4096 positions"),
+                       Error);
+  CHECK_THROWS_WITH_AS(engine.submit(request(1, 1, 20, 10)), doctest::Contains("at least 2"),
+                       Error);
+  auto bad = options(Method::fpsr, 1.5, false);
+  CHECK_THROWS_WITH_AS(Engine(pair.target, pair.draft, vocabulary(), bad),
+                       doctest::Contains("alpha"), Error);
+  bad = options(Method::fpsr, 0.7, false);
+  bad.window = 0;
+  CHECK_THROWS_WITH_AS(Engine(pair.target, pair.draft, vocabulary(), bad),
+                       doctest::Contains("window"), Error);
+  CHECK_THROWS_WITH_AS(
+      Engine(pair.target, nullptr, vocabulary(), options(Method::fpsr, 0.7, false)),
+      doctest::Contains("draft"), Error);
+}

@@ -1,0 +1,156 @@
+#include "runtime/policy.h"
+
+#include "core/check.h"
+#include "doctest.h"
+#include "runtime/vocabulary.h"
+
+namespace dream_r {
+namespace {
+
+TEST_CASE("estimates follow verdicts and step lengths") {
+  Estimates e;
+  e.add({false, false, 10});  // no verdict
+  CHECK(e.acceptance == 0.8);
+  CHECK(e.accepted_tokens == 10);  // of all steps while none is accepted
+  e.add({true, true, 30});
+  CHECK(e.accepted_tokens == 30);
+  CHECK(e.acceptance == doctest::Approx(0.8 + 0.2 / 16));
+  e.add({true, false, 99});
+  CHECK(e.accepted_tokens == 30);
+  CHECK(e.steps == 3);
+  CHECK(e.verdicts == 2);
+  CHECK(e.whole_accepted == 1);
+  e.add({true, true, 1000, false});  // cut at a limit: says nothing of a step's own length
+  CHECK(e.accepted_tokens == 30);
+  CHECK(e.whole == 3);
+  for (int i = 0; i < 200; ++i) e.add({true, false, 1});
+  CHECK(e.acceptance < 0.001);
+}
+
+Estimates seen(double acceptance, std::int64_t verdicts = 100, std::int64_t steps = 101) {
+  Estimates e;
+  e.acceptance = acceptance;
+  e.verdicts = verdicts;
+  e.steps = steps;
+  e.whole = steps;
+  e.accepted_tokens = 40;
+  return e;
+}
+
+TEST_CASE("fpsr chooses hedged, sequential or off by the closed forms") {
+  EngineOptions options;
+  const auto policy = make_policy(options);
+  const auto mode = [&](const Estimates& e, const Speeds& s) {
+    return policy->decide(7, e, s).mode;
+  };
+  const Speeds apart{0.1, 0.1, 1, 1}, saturated{0.1, 0.1, 0.5, 0.5};
+  CHECK(mode(seen(0.9), apart) == Mode::hedged);
+  CHECK(mode(seen(0.1), apart) == Mode::hedged);  // the own step loses nothing by the draft
+  CHECK(mode(seen(0.9), saturated) == Mode::sequential);
+  CHECK(mode(seen(0.1), saturated) == Mode::off);  // d + v = 0.2 >= p
+  CHECK(mode(seen(0.3), saturated) == Mode::sequential);
+  CHECK(mode(seen(0.3), {0.1, 0.1, 0.9, 0.5}) == Mode::hedged);  // 0.9 + 0.7 * 0.5 > 1
+  CHECK(mode(seen(0.1, 3), saturated) == Mode::sequential);      // too few verdicts to believe
+  CHECK(policy->decide(96, seen(0.1), saturated).mode == Mode::sequential);  // one step in 32
+}
+
+TEST_CASE("a drafted step is cut at about twice the mean accepted length") {
+  EngineOptions options;
+  const auto policy = make_policy(options);
+  const auto limit = [&](const Estimates& e) { return policy->decide(0, e, {}).draft_limit; };
+  CHECK(limit({}) == 256);
+  Estimates e = seen(0.9);
+  CHECK(limit(e) == 80);
+  e.accepted_tokens = 2;
+  CHECK(limit(e) == 32);                 // no cap is below that
+  CHECK(limit(seen(0.9, 3, 3)) == 256);  // too few steps to believe
+  e.accepted_tokens = 200;
+  CHECK(limit(e) == 256);
+}
+
+TEST_CASE("modes can be fixed; ar and specreason have one each") {
+  EngineOptions options;
+  const Speeds poor{2, 2, 0.1, 0.1};
+  options.mode = ModeChoice::hedged;
+  CHECK(make_policy(options)->decide(0, seen(0), poor).mode == Mode::hedged);
+  options.mode = ModeChoice::off;
+  CHECK(make_policy(options)->decide(0, seen(1), {}).mode == Mode::off);
+  CHECK(make_policy(options)->window() == 4);
+  options.method = Method::ar;
+  CHECK(make_policy(options)->decide(0, seen(1), {}).mode == Mode::off);
+  CHECK(make_policy(options)->window() == 0);
+  options.method = Method::specreason;
+  CHECK(make_policy(options)->decide(0, seen(0), poor).mode == Mode::sequential);
+  CHECK(make_policy(options)->window() == 1);
+}
+
+// Tokens: 0 word, 1 "\n", 2 "\n\n", 3 ".\n\n", 4 " ", 5 "\nword", 8 </think>, 9 EOS.
+Vocabulary small() {
+  namespace c = token_class;
+  Vocabulary v;
+  v.classes = {0,
+               c::starts_newline | c::ends_newline | c::white_space,
+               c::blank_line | c::starts_newline | c::ends_newline | c::white_space,
+               c::blank_line | c::ends_newline,
+               c::white_space,
+               c::starts_newline};
+  v.eos = {9};
+  v.think_end = 8;
+  v.forced_end = {2, 8};
+  v.positive = {5};
+  v.negative = {6};
+  return v;
+}
+
+// Index of the token that ends the step, or -1.
+int ends(const Vocabulary& v, const std::vector<std::int32_t>& tokens, StepEnd* why = nullptr) {
+  StepScanner scanner(v);
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    if (scanner.push(tokens[i])) {
+      if (why) *why = scanner.end();
+      return static_cast<int>(i);
+    }
+  return -1;
+}
+
+TEST_CASE("a step ends at a blank line, at </think> or at EOS") {
+  const Vocabulary v = small();
+  StepEnd why = StepEnd::limit;
+  CHECK(ends(v, {0, 2}, &why) == 1);
+  CHECK(why == StepEnd::boundary);
+  CHECK(ends(v, {0, 3, 0}) == 1);
+  CHECK(ends(v, {0, 1, 1}) == 2);  // a blank line made of two tokens
+  CHECK(ends(v, {0, 1, 5}) == 2);
+  CHECK(ends(v, {0, 1, 0, 1}) == -1);
+  CHECK(ends(v, {1, 4, 1}) == -1);  // a space between
+  CHECK(ends(v, {0, 8}, &why) == 1);
+  CHECK(why == StepEnd::think_end);
+  CHECK(ends(v, {9}, &why) == 0);
+  CHECK(why == StepEnd::eos);
+  CHECK(ends(v, {0, 77}) == -1);  // an id without a class
+}
+
+TEST_CASE("blank steps") {
+  const Vocabulary v = small();
+  CHECK(is_blank(v, {}));
+  CHECK(is_blank(v, {4, 1, 2}));
+  CHECK(!is_blank(v, {4, 3}));
+  CHECK(!is_blank(v, {8}));
+}
+
+TEST_CASE("a vocabulary that contradicts itself is refused") {
+  Vocabulary v = small();
+  v.check(10);
+  CHECK_THROWS_AS(v.check(9), Error);  // EOS lies outside
+  v.negative = {6, 5};
+  CHECK_THROWS_AS(v.check(10), Error);  // a keyword on both sides
+  v = small();
+  v.think_end = 10;
+  CHECK_THROWS_AS(v.check(10), Error);
+  v = small();
+  v.suppressed = {-1};
+  CHECK_THROWS_AS(v.check(10), Error);
+}
+
+}  // namespace
+}  // namespace dream_r
