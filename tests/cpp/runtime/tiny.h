@@ -1,7 +1,9 @@
 #pragma once
 // A tiny random pair and a vocabulary in which steps, thoughts and answers all end now and then.
+#include <algorithm>
 #include <memory>
 
+#include "doctest.h"
 #include "model/vl_model.h"
 #include "runtime/engine.h"
 
@@ -54,6 +56,24 @@ inline std::shared_ptr<RequestSpec> request(int seed, int prompt, int budget, in
   return spec;
 }
 
+struct Pair {
+  std::shared_ptr<const Model> target = model(32, 2, 1), draft = model(16, 1, 2);
+};
+
+inline EngineOptions options(Method method, double alpha, bool inline_mode) {
+  EngineOptions o;
+  o.method = method;
+  o.alpha = alpha;
+  o.inline_mode = inline_mode;
+  o.max_step_tokens = 12;
+  o.answer_burst = 5;
+  o.prefill_chunk = 7;
+  o.max_requests = 4;
+  o.target_kv_tokens = 4096;
+  o.target_threads = 2;
+  return o;
+}
+
 struct Outcome {
   std::vector<std::int32_t> tokens;  // everything committed, in order
   int draft_steps = 0, target_steps = 0;
@@ -88,6 +108,35 @@ inline void settle(Engine& engine) {
   for (int i = 0; i < 10000 && engine.pool_stats().in_flight > 0; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   engine.drop_prefixes();
+}
+
+// Six requests of different lengths at once, to their ends; nothing of them is left in the caches.
+inline std::vector<Outcome> run(const Pair& pair, const EngineOptions& o, float temperature,
+                                const std::optional<Translation>& translation = {}) {
+  Engine engine(pair.target, pair.draft, vocabulary(), o, translation);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 6; ++i)
+    ids.push_back(engine.submit(request(i, 5 + 3 * i, 20 + 7 * i, 9, temperature)));
+  std::vector<Outcome> outcomes;
+  for (RequestId id : ids) outcomes.push_back(drain(engine, id));
+  settle(engine);
+  const auto pools = engine.pool_stats();
+  CHECK(pools.target_used == 0);
+  CHECK(pools.draft_used == 0);
+  CHECK(pools.live == 0);
+  return outcomes;
+}
+
+// Judges of random weights differ little: an alpha at their median brings both verdicts.
+inline double median_rho(const Pair& pair, EngineOptions o,
+                         const std::optional<Translation>& translation = {}) {
+  o.alpha = 0;
+  std::vector<float> rho;
+  for (const auto& r : run(pair, o, 1.0f, translation))
+    rho.insert(rho.end(), r.rho.begin(), r.rho.end());
+  REQUIRE(rho.size() > 4);
+  std::sort(rho.begin(), rho.end());
+  return rho[rho.size() / 2];
 }
 
 }  // namespace dream_r::tiny
