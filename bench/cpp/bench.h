@@ -86,31 +86,29 @@ struct Rates {
 };
 
 #if defined(__x86_64__)
-// Twelve independent chains in registers.
-#define DR_TWELVE(op)                                                  \
-  op " %%zmm30, %%zmm31, %%zmm0\n" op " %%zmm30, %%zmm31, %%zmm1\n" op \
-     " %%zmm30, %%zmm31, %%zmm2\n" op " %%zmm30, %%zmm31, %%zmm3\n" op \
-     " %%zmm30, %%zmm31, %%zmm4\n" op " %%zmm30, %%zmm31, %%zmm5\n" op \
-     " %%zmm30, %%zmm31, %%zmm6\n" op " %%zmm30, %%zmm31, %%zmm7\n" op \
-     " %%zmm30, %%zmm31, %%zmm8\n" op " %%zmm30, %%zmm31, %%zmm9\n" op \
-     " %%zmm30, %%zmm31, %%zmm10\n" op " %%zmm30, %%zmm31, %%zmm11\n"
-#define DR_CHAINS                                                                          \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
-      "xmm11", "xmm30", "xmm31"
-__attribute__((target("avx512f"))) inline float fma_loop(int n) {
-  asm volatile("vpxord %%zmm30, %%zmm30, %%zmm30\nvpxord %%zmm31, %%zmm31, %%zmm31" ::
-                   : "xmm30", "xmm31");
-  for (int i = 0; i < n; ++i) asm volatile(DR_TWELVE("vfmadd231ps")::: DR_CHAINS);
-  return 0;
+// Twelve independent chains in registers; `r` is xmm, ymm or zmm.
+#define DR_CHAIN(op, r, i) op " %%" r "14, %%" r "15, %%" r #i "\n"
+#define DR_TWELVE(op, r)                                                                         \
+  DR_CHAIN(op, r, 0)                                                                             \
+  DR_CHAIN(op, r, 1) DR_CHAIN(op, r, 2) DR_CHAIN(op, r, 3) DR_CHAIN(op, r, 4) DR_CHAIN(op, r, 5) \
+      DR_CHAIN(op, r, 6) DR_CHAIN(op, r, 7) DR_CHAIN(op, r, 8) DR_CHAIN(op, r, 9)                \
+          DR_CHAIN(op, r, 10) DR_CHAIN(op, r, 11)
+#define DR_LOOP(op, r)                                                                         \
+  asm volatile("vxorps %%xmm14, %%xmm14, %%xmm14\nvxorps %%xmm15, %%xmm15, %%xmm15" ::         \
+                   : "xmm14", "xmm15");                                                        \
+  for (int i = 0; i < n; ++i)                                                                  \
+    asm volatile(DR_TWELVE(op, r)::                                                            \
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
+                       "xmm9", "xmm10", "xmm11");                                              \
+  return 0
+__attribute__((target("fma"))) inline float fma256_loop(int n) { DR_LOOP("vfmadd231ps", "ymm"); }
+__attribute__((target("avx512f"))) inline float fma512_loop(int n) {
+  DR_LOOP("vfmadd231ps", "zmm");
 }
-__attribute__((target("avx512f"))) inline float dpbf16_loop(int n) {
-  asm volatile("vpxord %%zmm30, %%zmm30, %%zmm30\nvpxord %%zmm31, %%zmm31, %%zmm31" ::
-                   : "xmm30", "xmm31");
-  for (int i = 0; i < n; ++i) asm volatile(DR_TWELVE("vdpbf16ps")::: DR_CHAINS);
-  return 0;
-}
+__attribute__((target("avx512f"))) inline float dpbf16_loop(int n) { DR_LOOP("vdpbf16ps", "zmm"); }
+#undef DR_LOOP
+#undef DR_CHAIN
 #undef DR_TWELVE
-#undef DR_CHAINS
 #endif
 
 class Machine {
@@ -136,7 +134,9 @@ class Machine {
     constexpr int kLoops = 1 << 14;
     const double ops = 12.0 * kLoops * parts;
     if (__builtin_cpu_supports("avx512f"))
-      r.fma = 32 * ops / each_member(repeats, [](auto) { return fma_loop(kLoops); });
+      r.fma = 32 * ops / each_member(repeats, [](auto) { return fma512_loop(kLoops); });
+    else if (__builtin_cpu_supports("fma"))
+      r.fma = 16 * ops / each_member(repeats, [](auto) { return fma256_loop(kLoops); });
     if (__builtin_cpu_supports("avx512bf16"))
       r.dpbf16 = 64 * ops / each_member(repeats, [](auto) { return dpbf16_loop(kLoops); });
 #endif
