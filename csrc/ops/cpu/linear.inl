@@ -49,10 +49,6 @@ DR_INLINE void advance(RowsOf<R>& x, int elements) {
   }
 }
 
-// Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
-// stops at every 4 KiB page.
-constexpr int kPrefetchBytes = 1024;
-
 // The sum over k of a format whose panel is a plain run of steps.
 template <class F, int R, int P>
 DR_INLINE void sum_steps(const LinearArgs& a, const typename F::Elem* w, RowsOf<R> x, V (*acc)[P]) {

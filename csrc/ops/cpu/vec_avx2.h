@@ -140,10 +140,14 @@ DR_INLINE V above_nibble(Words w) {
           _mm256_castsi256_ps(_mm256_andnot_si256(low, w.hi))};
 }
 
-// Register tiles of the linear kernels, rows by panels, within 16 registers (a V is two). One row by
-// three panels: six sums and six registers of pairs of bf16; with four they would not fit.
+// Register tiles of the linear kernels, rows by panels, within 16 registers (a V is two). One row
+// by three panels: six sums and six registers of pairs of bf16; with four they would not fit.
 constexpr int kTileRows = 5, kTilePanels = 1, kFewRows = 1, kFewPanels = 4, kGemvPanels = 3;
 constexpr int kGemvPanelsW4 = 2;  // each panel also holds a scale and an offset
+
+// Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
+// stops at every 4 KiB page. On Zen 512 took 15 % less time than 1024.
+constexpr int kPrefetchBytes = 512;
 
 }  // namespace
 }  // namespace dream_r::cpu
