@@ -53,7 +53,7 @@ TEST_CASE("two tokenizers, alpha 1: exactly what the target alone writes") {
               CHECK(got[i].tokens == ar[i].tokens);
               translated += got[i].metrics.translated;
             }
-            CHECK(translated > 0);
+            if (inline_mode) CHECK(translated > 0);  // else the target may be done first
           }
   }
 }
