@@ -30,7 +30,7 @@ DR_INLINE void start_row(RowState& r, int dim) {
 
 // 16 scores of each of R rows; k: [dim][16]. Two chains a row, over even and odd elements.
 template <int R, class T>
-DR_INLINE void block_scores(const RowState* rows, const T* k, int dim, V* s) {
+DR_INLINE void few_scores(const RowState* rows, const T* k, int dim, V* s) {
   V odd[R];
   for (int r = 0; r < R; ++r) s[r] = odd[r] = set1(0.0f);
   for (int d = 0; d < dim; d += 2) {
@@ -42,6 +42,13 @@ DR_INLINE void block_scores(const RowState* rows, const T* k, int dim, V* s) {
     }
   }
   for (int r = 0; r < R; ++r) s[r] = s[r] + odd[r];
+}
+
+// The same for as many rows at a time as the registers hold.
+template <int R, class T>
+DR_INLINE void block_scores(const RowState* rows, const T* k, int dim, V* s) {
+  constexpr int kRows = R < kScoreRows ? R : kScoreRows;
+  for (int r = 0; r < R; r += kRows) few_scores<kRows>(rows + r, k, dim, s + r);
 }
 
 DR_INLINE V unseen_after(V s, int valid) {

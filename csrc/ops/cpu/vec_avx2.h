@@ -145,6 +145,8 @@ DR_INLINE V above_nibble(Words w) {
 constexpr int kTileRows = 5, kTilePanels = 1, kFewRows = 1, kFewPanels = 4, kGemvPanels = 3;
 constexpr int kGemvPanelsW4 = 2;  // each panel also holds a scale and an offset
 
+constexpr int kScoreRows = 2;  // rows of attention that meet a block of keys at once
+
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page. On Zen 512 took 15 % less time than 1024.
 constexpr int kPrefetchBytes = 512;
