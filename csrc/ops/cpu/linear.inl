@@ -68,6 +68,7 @@ DR_INLINE void sum_steps(const LinearArgs& a, const typename F::Elem* w, RowsOf<
 
 struct F32Format {
   using Elem = float;
+  static constexpr int kRows = kTileRows;
   static constexpr int kK = 1;  // elements of k in a step
   static constexpr int kGemv = kGemvPanels;
   struct W {
@@ -92,6 +93,7 @@ struct F32Format {
 
 struct Bf16Format {
   using Elem = std::uint16_t;
+  static constexpr int kRows = kTileRowsBf16;
   static constexpr int kK = 2;
   static constexpr int kGemv = kGemvPanels;
   using W = Pairs;
@@ -154,8 +156,8 @@ static void tile(const LinearArgs& a, std::int64_t row, std::int64_t panel) {
   store_tile<R, P>(a, row, panel, acc);
 }
 
-// `rows` (1 .. kTileRows) by P panels.
-template <class F, int P, int R = kTileRows>
+// `rows` (1 .. F::kRows) by P panels.
+template <class F, int P, int R = F::kRows>
 DR_INLINE void tile_of(const LinearArgs& a, int rows, std::int64_t row, std::int64_t panel) {
   if constexpr (R == 1) {
     tile<F, 1, P>(a, row, panel);
@@ -182,9 +184,9 @@ static void row_tile(const LinearArgs& a, int rows, std::int64_t row, std::int64
 template <class F>
 static void linear(const LinearArgs& a) {
   constexpr std::int64_t kStepBytes = 16 * F::kK * sizeof(typename F::Elem);
-  for_blocks(a, kTileRows, a.steps * kStepBytes, [&](auto begin, auto rows, auto panel, auto end) {
-    for (std::int64_t r = 0; r < rows; r += kTileRows) {
-      const auto count = static_cast<int>(rows - r < kTileRows ? rows - r : kTileRows);
+  for_blocks(a, F::kRows, a.steps * kStepBytes, [&](auto begin, auto rows, auto panel, auto end) {
+    for (std::int64_t r = 0; r < rows; r += F::kRows) {
+      const auto count = static_cast<int>(rows - r < F::kRows ? rows - r : F::kRows);
       row_tile<F>(a, count, begin + r, panel, end);
     }
   });

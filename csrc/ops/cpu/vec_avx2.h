@@ -143,6 +143,7 @@ DR_INLINE V above_nibble(Words w) {
 // Register tiles of the linear kernels, rows by panels, within 16 registers (a V is two). One row
 // by three panels: six sums and six registers of pairs of bf16; with four they would not fit.
 constexpr int kTileRows = 5, kTilePanels = 1, kFewRows = 1, kFewPanels = 4, kGemvPanels = 3;
+constexpr int kTileRowsBf16 = 4;  // a step of pairs takes four registers (of five rows some spill)
 constexpr int kGemvPanelsW4 = 2;  // each panel also holds a scale and an offset
 
 constexpr int kScoreRows = 2;  // rows of attention that meet a block of keys at once

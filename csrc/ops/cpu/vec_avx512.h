@@ -96,6 +96,7 @@ constexpr int kTileRows = 12, kTilePanels = 2, kFewRows = 6, kFewPanels = 4, kGe
 // The same of one row in w4, where each panel also holds a scale and an offset.
 constexpr int kGemvPanelsW4 = 4;
 
+constexpr int kTileRowsBf16 = kTileRows;
 constexpr int kScoreRows = 4;  // rows of attention that meet a block of keys at once
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone

@@ -121,6 +121,7 @@ DR_INLINE V above_nibble(Words w) { return {(F16)(w.v & ~15u)}; }
 constexpr int kTileRows = 2, kTilePanels = 1, kFewRows = 1, kFewPanels = 2, kGemvPanels = 2;
 constexpr int kGemvPanelsW4 = 2;
 
+constexpr int kTileRowsBf16 = kTileRows;
 constexpr int kScoreRows = 2;  // rows of attention that meet a block of keys at once
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
