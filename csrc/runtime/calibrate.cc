@@ -11,29 +11,49 @@ namespace dream_r {
 namespace {
 
 constexpr int kStep = 16;         // tokens of a typical step
+constexpr int kTokens = 4;        // forwards of one token in a sample
 constexpr int kJudged = 24;       // rows of a verify pass: a step and its question
+constexpr int kContext = 400;     // tokens read before: a picture and half a chain of thought
+constexpr int kBlocks = 32;       // of a cache that holds all of this
 constexpr double kBudget = 0.05;  // seconds a measurement may take, once it has one sample
 
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+template <class Sample>
+double median_of(Sample sample) {
+  std::vector<double> values;
+  const double until = seconds() + kBudget;
+  while (values.size() < 32 && (values.empty() || seconds() < until)) values.push_back(sample());
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// Median of the ratio of two times taken in turn: on a shared machine, whose speed changes from
+// moment to moment, both have then met the same.
+template <class A, class B>
+double ratio(A a, B b) {
+  a(), b();
+  return median_of([&] { return a() / b(); });
+}
+
 // One model with a small cache of its own, decoding nonsense at realistic cost.
 class Bench {
  public:
   Bench(const Model& model, int threads)
-      : model_(model), stream_(threads), kv_(model.kv_shape(), 16), table_(16) {
+      : model_(model), stream_(threads), kv_(model.kv_shape(), kBlocks), table_(kBlocks) {
     std::iota(table_.begin(), table_.end(), 0);
   }
   double forward(int rows) {
     std::vector<std::int32_t> tokens(rows, 1);
     std::vector<Position> positions(rows);
-    for (int i = 0; i < rows; ++i) positions[i] = {100 + i, 100 + i, 100 + i};
+    for (int i = 0; i < rows; ++i) positions[i] = {kContext + i, kContext + i, kContext + i};
     Batch batch;
     BatchRow row;
     row.tokens = tokens;
     row.positions = positions;
-    row.own = {table_.data(), 100};
+    row.own = {table_.data(), kContext};
     batch.rows.push_back(row);
     batch.wanted.push_back({0, rows - 1, false});
     const double begin = seconds();
@@ -44,12 +64,13 @@ class Bench {
   // Median seconds of a forward of `rows` rows; a warm-up, then as many as the budget allows.
   double median(int rows) {
     forward(rows);
-    std::vector<double> times;
-    const double until = seconds() + kBudget;
-    while (times.size() < 32 && (times.empty() || seconds() < until))
-      times.push_back(forward(rows));
-    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-    return times[times.size() / 2];
+    return median_of([&] { return forward(rows); });
+  }
+  // Mean seconds of a token over a few.
+  double token() {
+    double sum = 0;
+    for (int i = 0; i < kTokens; ++i) sum += forward(1);
+    return sum / kTokens;
   }
   void limit(int threads) { stream_.limit(threads); }
 
@@ -100,14 +121,14 @@ Speeds calibrate(const Model& target, const Model& draft, const EngineOptions& o
   s.verify = 3.0 / kStep;  // nominal: one pass over the weights and its rows, against kStep passes
   if (options.inline_mode) return s;
   Bench t(target, options.target_threads), d(draft, options.draft_threads);
-  const double target_token = t.median(1), draft_token = d.median(1), verify = t.median(kJudged);
-  if (options.race == Race::first) {
-    s.draft = draft_token / target_token;
-    s.verify = verify / (kStep * target_token);
-  }
+  const auto target_step = [&] { return kStep * t.token(); };
+  const double drafted = ratio([&] { return kStep * d.token(); }, target_step);
+  const double judged = ratio([&] { return t.forward(kJudged); }, target_step);
+  if (options.race == Race::first) s.draft = drafted, s.verify = judged;
+  const double token = t.median(1);
   // Side by side the target keeps the cores that the draft leaves it.
   t.limit(std::max(1, options.target_threads - options.draft_threads));
-  beside_one_another(t, d, draft_token, target_token, verify, s);
+  beside_one_another(t, d, drafted * token, token, judged * kStep * token, s);
   return s;
 }
 
