@@ -18,17 +18,19 @@ class CheckpointSource final : public WeightSource {
 
   bool headers_only() const override { return headers_only_; }
   bool has(const std::string& name) const override { return checkpoint_.has(name); }
+  std::string label(const std::string& name) const override {
+    return checkpoint_.where() + ": tensor " + name;
+  }
   Tensor get(const std::string& name, const Shape& shape) override {
     Tensor t = take(name, shape);
     DR_CHECK(t.dtype() == DType::f32 || t.dtype() == DType::bf16 || t.dtype() == DType::f16)
-        << checkpoint_.where() << ": tensor " << name << " is " << name_of(t.dtype())
-        << ", f32, bf16 or f16 wanted";
+        << label(name) << " is " << name_of(t.dtype()) << ", f32, bf16 or f16 wanted";
     return t;
   }
   Tensor integers(const std::string& name, const Shape& shape, DType dtype) override {
     Tensor t = take(name, shape);
-    DR_CHECK(t.dtype() == dtype) << checkpoint_.where() << ": tensor " << name << " is "
-                                 << name_of(t.dtype()) << ", " << name_of(dtype) << " wanted";
+    DR_CHECK(t.dtype() == dtype) << label(name) << " is " << name_of(t.dtype()) << ", "
+                                 << name_of(dtype) << " wanted";
     return t;
   }
   Shape shape(const std::string& name) const override {
@@ -46,16 +48,15 @@ class CheckpointSource final : public WeightSource {
           name.ends_with("rotary_emb.inv_freq") ||
           std::any_of(ignored_.begin(), ignored_.end(),
                       [&name](const std::string& prefix) { return name.starts_with(prefix); });
-      DR_CHECK(known || used_.contains(name))
-          << checkpoint_.where() << ": tensor " << name << " is not understood";
+      DR_CHECK(known || used_.contains(name)) << label(name) << " is not understood";
     }
   }
 
  private:
   Tensor take(const std::string& name, const Shape& shape) {
     Tensor t = checkpoint_.get(name);
-    DR_CHECK(t.shape() == shape) << checkpoint_.where() << ": tensor " << name << " is "
-                                 << t.shape().str() << ", config.json wants " << shape.str();
+    DR_CHECK(t.shape() == shape) << label(name) << " is " << t.shape().str()
+                                 << ", config.json wants " << shape.str();
     used_.insert(name);
     return t;
   }
@@ -73,13 +74,15 @@ class RandomSource final : public WeightSource {
   explicit RandomSource(std::uint32_t seed) : state_(seed * 2654435761u + 1u) {}
   // Experts one by one, so that no layer's are all in memory twice.
   bool has(const std::string& name) const override {
+    if (name.find(".experts.gate_up_proj") != std::string::npos ||
+        name.find(".experts.down_proj") != std::string::npos)
+      return false;
     if (name.ends_with(".weight_packed") || name.ends_with(".qweight"))
       return name.find(".layers.") != std::string::npos;
-    return !name.ends_with("gate_up_proj") && !name.ends_with(".weight_g_idx") &&
-           !name.ends_with(".weight_shape");
+    return !name.ends_with(".weight_g_idx") && !name.ends_with(".weight_shape");
   }
   Shape shape(const std::string& name) const override {
-    DR_FAIL(state) << "tensor " << name << " has no shape of its own";
+    DR_FAIL(state) << label(name) << " has no shape of its own";
   }
   Tensor integers(const std::string&, const Shape& shape, DType dtype) override {
     Tensor t = Tensor::empty(shape, dtype);

@@ -64,7 +64,7 @@ NormWeight Loader::norm(const std::string& name, std::int64_t n) {
 
 LinearWeight Loader::products(const std::string& prefix, std::span<const Part> parts,
                               std::int64_t k) {
-  if (is_quantized(source_, quantization_, prefix + parts[0].name))
+  if (!words_of(source_, quantization_, prefix + parts[0].name).empty())
     return load_quantized(source_, quantization_, stream_, prefix, parts, k);
   std::vector<Tensor> sources;
   for (const Part& p : parts)
@@ -112,6 +112,11 @@ std::vector<LinearWeight> Loader::fused(const std::string& name, std::int64_t co
   }
   source_.drop(name);
   return out;
+}
+
+void Loader::refuse_quantized(const std::string& name, const char* what) const {
+  const std::string words = words_of(source_, quantization_, name);
+  DR_CHECK(words.empty()) << source_.label(words) << ": " << what;
 }
 
 LinearWeight Loader::biased(const std::string& name, std::int64_t n, std::int64_t k) {

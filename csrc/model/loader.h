@@ -33,6 +33,8 @@ class Loader {
   // `count` matrices [n, k] out of one tensor [count, n, k], or [count, k, n] when `transposed`.
   std::vector<LinearWeight> fused(const std::string& name, std::int64_t count, std::int64_t n,
                                   std::int64_t k, bool transposed);
+  // Error naming the tensor, and `what` of it, when the linear `name` is a quantised one.
+  void refuse_quantized(const std::string& name, const char* what) const;
   void ignore(const std::string& prefix) { source_.ignore(prefix); }
   bool has(const std::string& name) const { return source_.has(name); }
   Shape shape(const std::string& name) const { return source_.shape(name); }

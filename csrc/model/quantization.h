@@ -25,7 +25,8 @@ struct LinearPart {
   std::int64_t rows;
 };
 
-bool is_quantized(const WeightSource& source, const Quantization& q, const std::string& name);
+// The tensor of a quantised linear's 4-bit values; empty where `name` is not quantised.
+std::string words_of(const WeightSource& source, const Quantization& q, const std::string& name);
 // The quantised linears `<prefix><part's name>` of k inputs, stacked; their tensors are dropped.
 LinearWeight load_quantized(WeightSource& source, const Quantization& q, Stream& stream,
                             const std::string& prefix, std::span<const LinearPart> parts,

@@ -16,39 +16,45 @@ constexpr const char* kPackedTensors[] = {".weight_packed", ".weight_scale", ".w
 
 W4Matrix awq(WeightSource& source, const std::string& name, std::int64_t n, std::int64_t k,
              std::int64_t group) {
-  DR_CHECK(n % 8 == 0) << "tensor " << name << ".qweight: " << n << " outputs are no multiple of 8";
-  W4Matrix m{name + ".scales", W4Layout::awq_gemm, n, k, group, {}, {}, {}};
+  DR_CHECK(n % 8 == 0) << source.label(name + ".qweight") << ": " << n
+                       << " outputs are no multiple of 8";
+  const std::string scales = name + ".scales";
+  W4Matrix m{source.label(scales), W4Layout::awq_gemm, n, k, group, {}, {}, {}};
   m.words = source.integers(name + ".qweight", {k, n / 8}, DType::i32);
   m.zeros = source.integers(name + ".qzeros", {k / group, n / 8}, DType::i32);
-  m.scales = source.get(m.name, {k / group, n});
+  m.scales = source.get(scales, {k / group, n});
   return m;
 }
 
 W4Matrix packed(WeightSource& source, const std::string& name, std::int64_t n, std::int64_t k,
                 const Quantization& q) {
   DR_CHECK(!source.has(name + ".weight_g_idx"))
-      << "tensor " << name << ".weight_g_idx: columns in an order of their own are not supported";
-  W4Matrix m{name + ".weight_scale", W4Layout::pack_quantized, n, k, q.group, {}, {}, {}};
+      << source.label(name + ".weight_g_idx")
+      << ": columns in an order of their own are not supported";
+  const std::string scales = name + ".weight_scale";
+  W4Matrix m{source.label(scales), W4Layout::pack_quantized, n, k, q.group, {}, {}, {}};
   m.words = source.integers(name + ".weight_packed", {n, k / 8}, DType::i32);
   if (!q.symmetric)
     m.zeros = source.integers(name + ".weight_zero_point", {(n + 7) / 8, k / q.group}, DType::i32);
-  m.scales = source.get(m.name, {n, k / q.group});
+  m.scales = source.get(scales, {n, k / q.group});
   if (source.has(name + ".weight_shape")) {
     const Tensor shape = source.integers(name + ".weight_shape", {2}, DType::i64);
     if (source.headers_only()) return m;
     const auto* got = shape.data<std::int64_t>();
     DR_CHECK(got[0] == n && got[1] == k)
-        << "tensor " << name << ".weight_shape: " << got[0] << " x " << got[1] << ", config.json "
-        << "wants " << n << " x " << k;
+        << source.label(name + ".weight_shape") << ": " << got[0] << " x " << got[1]
+        << ", config.json wants " << n << " x " << k;
   }
   return m;
 }
 
 }  // namespace
 
-bool is_quantized(const WeightSource& source, const Quantization& q, const std::string& name) {
-  if (q.method == Quantization::Method::none) return false;
-  return source.has(name + (q.method == Quantization::Method::awq ? ".qweight" : ".weight_packed"));
+std::string words_of(const WeightSource& source, const Quantization& q, const std::string& name) {
+  if (q.method == Quantization::Method::none) return "";
+  const bool is_awq = q.method == Quantization::Method::awq;
+  const std::string words = name + (is_awq ? kAwqTensors[0] : kPackedTensors[0]);
+  return source.has(words) ? words : "";
 }
 
 LinearWeight load_quantized(WeightSource& source, const Quantization& q, Stream& stream,
@@ -60,7 +66,7 @@ LinearWeight load_quantized(WeightSource& source, const Quantization& q, Stream&
   std::vector<W4Matrix> matrices;
   for (const LinearPart& p : parts) {
     const std::string name = prefix + p.name;
-    quant::check_group("tensor " + name + tensors[0], k, q.group);
+    quant::check_group(source.label(name + tensors[0]), k, q.group);
     matrices.push_back(is_awq ? awq(source, name, p.rows, k, q.group)
                               : packed(source, name, p.rows, k, q));
   }

@@ -19,6 +19,9 @@ std::vector<ExpertWeights> load_experts(Loader& load, const std::string& at, con
   const std::int64_t h = c.hidden, f = c.moe.ffn;
   std::vector<ExpertWeights> experts(static_cast<std::size_t>(c.moe.experts));
   const std::string gate_up = at + "gate_up_proj", down = at + "down_proj";
+  for (const std::string& fused : {gate_up, down})
+    load.refuse_quantized(fused,
+                          "INT4 experts in one tensor are not supported, one by one they are");
   if (!load.has(gate_up)) {
     for (std::size_t i = 0; i < experts.size(); ++i) {
       const std::string one = at + std::to_string(i) + ".";

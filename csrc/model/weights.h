@@ -16,6 +16,8 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
   virtual bool has(const std::string& name) const = 0;
+  // How an Error speaks of a tensor: where it stands, and its name.
+  virtual std::string label(const std::string& name) const { return "tensor " + name; }
   // Error naming the tensor when it is missing or of another shape.
   virtual Tensor get(const std::string& name, const Shape& shape) = 0;
   // Whether only names, types and shapes are asked for: get() is called, nothing is read or packed.

@@ -25,6 +25,22 @@ VARIANTS = {
     "moe": families.qwen3_moe,
     "qwen2_5": families.qwen2_5,
 }
+FAMILIES = (*VARIANTS, "r")
+
+FUSED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+
+
+def one_by_one(name: str, tensor: "torch.Tensor") -> list[tuple[str, "torch.Tensor"]]:
+    """A layer's experts spelled one by one, in the memory of the fused tensor; else as it is."""
+    if not name.endswith(FUSED):
+        return [(name, tensor)]
+    at = name[: name.index("experts.") + len("experts.")]
+    kinds = ["down_proj"] if name.endswith("down_proj") else ["gate_proj", "up_proj"]
+    return [
+        (f"{at}{e}.{kind}.weight", part)
+        for e, expert in enumerate(tensor)
+        for kind, part in zip(kinds, expert.chunk(len(kinds)), strict=True)
+    ]
 
 
 def randomise(model: "torch.nn.Module") -> None:
@@ -71,18 +87,17 @@ def make_r(folder: Path) -> families.RTiny:
     projector.register_forward_pre_hook(lambda module, args: (module.pre_norm(args[0]),))
     reference.eval()
     randomise(reference)
-    tower = "model.vision_tower."
-    weights = {}
-    for name, tensor in reference.state_dict().items():
-        if name.startswith(tower) and not name.startswith(tower + "vision_model."):
-            name = name.replace(tower, tower + "vision_model.")
-        if name != "lm_head.weight":  # tied
-            weights[name] = tensor.contiguous()
-    save_file(weights, folder / "model.safetensors")
+    tiny = families.RTiny(folder, reference)
+    save_file({n: t.contiguous() for n, t in tiny.tensors().items()}, folder / "model.safetensors")
     values = {
         **config.to_dict(),
         "architectures": ["RForConditionalGeneration"],
         "model_type": "R",
     }
     (folder / "config.json").write_text(json.dumps(values))
-    return families.RTiny(folder, reference)
+    return tiny
+
+
+def make(name: str, folder: Path, **text) -> families.Tiny:
+    """One of FAMILIES."""
+    return make_r(folder) if name == "r" else make_qwen(name, folder, **text)

@@ -10,12 +10,11 @@ pytest.importorskip("transformers")
 pytest.importorskip("dream_r._core")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from checkpoints import VARIANTS, make_qwen, make_r  # noqa: E402
+from checkpoints import FAMILIES, make  # noqa: E402
 from families import Tiny  # noqa: E402
 
 
-@pytest.fixture(scope="session", params=[*VARIANTS, "r"])
+@pytest.fixture(scope="session", params=FAMILIES)
 def tiny(request, tmp_path_factory) -> Tiny:
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp(request.param)
-    return make_r(folder) if request.param == "r" else make_qwen(request.param, folder)
+    return make(request.param, tmp_path_factory.mktemp(request.param))

@@ -1,5 +1,6 @@
 """Tiny random checkpoints of every model family, and the same models in transformers."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -39,6 +40,12 @@ class Tiny:
     @property
     def vision_layers(self) -> int:
         raise NotImplementedError
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The reference's weights, in its own memory, under the names of a checkpoint."""
+        tied = self.config.tie_word_embeddings
+        found = self.reference.state_dict()
+        return {n: t for n, t in found.items() if not (tied and n == "lm_head.weight")}
 
     def prompt(self, name: str, seed: int = 0, text: int = 9) -> Prompt:
         raise NotImplementedError
@@ -124,6 +131,12 @@ class RTiny(Tiny):
     @property
     def vision_layers(self) -> int:
         return self.config.vision_config.num_hidden_layers
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """transformers names no `vision_model` inside the tower; R-4B does."""
+        tower = "model.vision_tower."
+        own = re.compile(re.escape(tower) + r"(?!vision_model\.)")
+        return {own.sub(f"{tower}vision_model.", n): t for n, t in super().tensors().items()}
 
     def prompt(self, name: str, seed: int = 0, text: int = 9) -> Prompt:
         from transformers.models.llava_onevision import modeling_llava_onevision as theirs

@@ -2,16 +2,18 @@
 and checkpoints whose linear layers are quantised so."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from checkpoints import make, one_by_one
+from families import Tiny
+from safetensors.torch import save_file
 
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 AWQ, PACKED = "awq", "pack-quantized"
+LAYOUTS = {"awq": (AWQ, False), "asymmetric": (PACKED, False), "symmetric": (PACKED, True)}
 
 
 @dataclass(frozen=True)
@@ -116,23 +118,53 @@ def quantization_config(layout: str, group: int, symmetric: bool) -> dict:
     }
 
 
+KEPT = (
+    "embed",
+    "lm_head",
+    "mlp.gate.",
+)  # tables, the head and the routers: in 16 bit, as published
+
+
+def quantisable(name: str, tensor: torch.Tensor, layout: str, group: int) -> bool:
+    if tensor.ndim != 2 or not name.endswith(".weight") or any(part in name for part in KEPT):
+        return False
+    n, k = tensor.shape
+    return k % group == 0 and (layout == PACKED or n % 8 == 0)
+
+
 def write_checkpoint(
-    source: Path, linears: list[str], to: Path, layout: str, group: int, symmetric: bool
-) -> dict[str, np.ndarray]:
-    """A copy of a checkpoint whose `linears` are quantised where their shape allows; returns the
-    dequantised weights of those that were."""
-    shutil.copytree(source, to)
-    state, dense = load_file(source / "model.safetensors"), {}
-    for name in linears:
-        weight = state[f"{name}.weight"].numpy()
-        if weight.shape[1] % group or (layout == AWQ and weight.shape[0] % 8):
+    config: Path,
+    weights: dict[str, torch.Tensor],
+    to: Path,
+    layout: str,
+    symmetric: bool,
+    group: int = 32,
+) -> list[str]:
+    """`weights` as a checkpoint whose linear layers are quantised where their shape allows; returns
+    the names of those, and leaves them dequantised in `weights`."""
+    state, quantised = {}, []
+    for name, weight in weights.items():
+        if not quantisable(name, weight, layout, group):
+            state[name] = weight.clone()
             continue
-        w = quantise(weight, group, symmetric)
-        del state[f"{name}.weight"]
-        state.update(tensors(name, w, layout, symmetric))
-        dense[f"{name}.weight"] = w.dense()
+        w = quantise(weight.numpy(), group, symmetric)
+        state |= tensors(name.removesuffix(".weight"), w, layout, symmetric)
+        weight.copy_(torch.from_numpy(w.dense()))
+        quantised.append(name)
+    to.mkdir()
     save_file(state, to / "model.safetensors")
-    config = json.loads((to / "config.json").read_text())
-    config["quantization_config"] = quantization_config(layout, group, symmetric)
-    (to / "config.json").write_text(json.dumps(config))
-    return dense
+    values = json.loads(config.read_text())
+    values["quantization_config"] = quantization_config(layout, group, symmetric)
+    (to / "config.json").write_text(json.dumps(values))
+    return quantised
+
+
+def make_quantised(family: str, layout: str, root: Path, **text) -> tuple[Path, Tiny, list[str]]:
+    """The checkpoint of a family with experts one by one and groups of 32; transformers' model of
+    its dequantised weights; the names of those. `text`: what differs in the text's config."""
+    (root / "plain").mkdir()
+    tiny = make(family, root / "plain", **text)
+    spelled = (pair for item in tiny.tensors().items() for pair in one_by_one(*item))
+    source = tiny.folder / "config.json"
+    names = write_checkpoint(source, dict(spelled), root / "int4", *LAYOUTS[layout])
+    return root / "int4", tiny, names

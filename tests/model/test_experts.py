@@ -5,11 +5,9 @@ import json
 import pytest
 import torch
 from cases import Runner, worst
-from checkpoints import make_qwen
+from checkpoints import FUSED, make_qwen, one_by_one
 from dream_r import _core
 from safetensors.torch import load_file, save_file
-
-GATE_UP, DOWN = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
 
 
 @pytest.fixture(scope="module", params=[24, 32])
@@ -19,26 +17,14 @@ def moe(request, tmp_path_factory):
 
 
 def transposed(name: str, tensor: torch.Tensor):
-    fused = name.endswith((GATE_UP, DOWN))
+    fused = name.endswith(FUSED)
     return [(name, tensor.transpose(1, 2).contiguous() if fused else tensor)]
-
-
-def one_by_one(name: str, tensor: torch.Tensor):
-    if not name.endswith((GATE_UP, DOWN)):
-        return [(name, tensor)]
-    at = name[: name.index("experts.") + len("experts.")]
-    kinds = ["down_proj"] if name.endswith(DOWN) else ["gate_proj", "up_proj"]
-    return [
-        (f"{at}{e}.{kind}.weight", part.contiguous())
-        for e, expert in enumerate(tensor)
-        for kind, part in zip(kinds, expert.chunk(len(kinds)), strict=True)
-    ]
 
 
 def rewrite(tiny, folder, spell):
     tensors = load_file(tiny.folder / "model.safetensors")
     made = dict(pair for name, tensor in tensors.items() for pair in spell(name, tensor))
-    save_file(made, folder / "model.safetensors")
+    save_file({n: t.clone() for n, t in made.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text((tiny.folder / "config.json").read_text())
     return folder
 
@@ -76,7 +62,7 @@ def same(name, tensor):
     [
         (same, {"num_local_experts": 8}, "mlp.gate.weight is [6, 64], config.json wants [8, 64]"),
         (one_by_one, {"num_local_experts": 4}, "mlp.gate.weight is [6, 64]"),
-        (same, {"moe_intermediate_size": 20}, f"{GATE_UP} is [6, "),
+        (same, {"moe_intermediate_size": 20}, f"{FUSED[0]} is [6, "),
         (one_by_one, {"moe_intermediate_size": 20}, "experts.0.gate_proj.weight is ["),
         (same, {"num_local_experts": 0}, "layers.1.mlp.gate_proj.weight is missing"),
         (same, {"mlp_only_layers": []}, "layers.3.mlp.gate.weight is missing"),

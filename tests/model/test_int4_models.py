@@ -1,0 +1,74 @@
+"""INT4 checkpoints of every family: the logits of the same model with dequantised weights."""
+
+import json
+
+import numpy as np
+import pytest
+from cases import Runner, worst
+from checkpoints import FAMILIES
+from dream_r import _core
+from int4 import LAYOUTS, make_quantised
+from safetensors.torch import save_file
+
+# Of each family, some of what is quantised; tensors of other shapes, the head and the routers stay
+# as they are, so every checkpoint is a mixture.
+QUANTISED = {
+    "tied": ("visual.", "o_proj", "gate_proj"),
+    "untied": ("visual.", "o_proj", "gate_proj"),
+    "moe": ("layers.0.mlp.up_proj", "experts.5.gate_proj", "experts.0.down_proj"),
+    "qwen2_5": ("q_proj", "v_proj", "up_proj"),  # the first two have biases
+    "r": ("q_proj", "up_proj", "multi_modal_projector.linear_2"),
+}
+TEXT = {"moe": {"moe_intermediate_size": 32}}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def layout(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def quantised(request, layout, tmp_path_factory):
+    """A checkpoint, and transformers' model of its weights dequantised."""
+    family, root = request.param, tmp_path_factory.mktemp("int4")
+    folder, reference, names = make_quantised(family, layout, root, **TEXT.get(family, {}))
+    for part in QUANTISED[family]:
+        assert any(part in name for name in names)
+    return folder, reference
+
+
+def test_logits_equal_those_of_the_dequantised_model(quantised):
+    folder, reference = quantised
+    ours = _core.model.load(str(folder), "f32")
+    for name in ("text", "one image"):
+        p = reference.prompt(name)
+        assert worst(Runner(ours, p).prefill(), reference.logits(p)) < 1e-4
+
+
+def test_every_bit_is_that_of_our_f32_model_with_dequantised_weights(quantised, tmp_path):
+    folder, reference = quantised
+    weights = {name: tensor.clone() for name, tensor in reference.tensors().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    plain = json.loads((folder / "config.json").read_text())
+    del plain["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    ours, dense = (_core.model.load(str(f), "f32") for f in (folder, tmp_path))
+    assert ours.weight_bytes < dense.weight_bytes
+    p = reference.prompt("one image")
+    mine, theirs = Runner(ours, p), Runner(dense, p)
+    assert np.array_equal(mine.prefill(), theirs.prefill())
+    assert np.array_equal(mine.decode([5, 17]), theirs.decode([5, 17]))
+
+
+def test_bf16_around_the_int4_layers(quantised):
+    folder, reference = quantised
+    p = reference.prompt("one image")
+    ours = Runner(_core.model.load(str(folder), "bf16"), p)
+    whole = ours.prefill()
+    # As for bf16 weights: about 8 roundings of 2^-8 a text layer and 6 a vision layer.
+    roundings = 8 * reference.config.text_config.num_hidden_layers + 6 * reference.vision_layers
+    theirs = reference.logits(p)
+    rms = np.sqrt(np.mean((whole - theirs) ** 2)) / np.std(theirs)
+    assert 0 < rms < 2.0**-8 * roundings**0.5
+    pieces = Runner(_core.model.load(str(folder), "bf16"), p).prefill(cuts=[1, 7])
+    assert np.array_equal(whole, pieces)
