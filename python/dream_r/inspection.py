@@ -16,7 +16,8 @@ PER_WORD = 8  # 4-bit values in an int32
 PACKED = (".qweight", ".weight_packed")
 BESIDE = (".qzeros", ".scales", ".g_idx", ".weight_scale", ".weight_zero_point", ".weight_shape")
 W4_BITS = 4 + (16 + 4) / 128  # a weight, with the fp16 scale and 4-bit zero of its group of 128
-LINEARS = ("_proj.weight", "_proj.qweight", "_proj.weight_packed", "experts.gate_up_proj")
+LINEARS = ("_proj.weight", "_proj.qweight", "_proj.weight_packed")
+LINEARS += ("experts.gate_up_proj", "experts.down_proj")  # of fused experts
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def inspect(checkpoint: Checkpoint) -> Inspection:
     except ValueError as error:
         problem = str(error)
     processor = _quietly(lambda: Processor(checkpoint))
-    found = count(index, text) if index else None
+    found = _quietly(lambda: count(index, text)) if index else None
     return Inspection(
         name=checkpoint.name,
         folder=checkpoint.folder,
@@ -153,7 +154,7 @@ def count(index: Index, text: dict[str, Any]) -> Parameters:
     whole = sum(sizes.values()) - vision
     share = 1.0
     if experts:
-        share = text.get("num_experts_per_tok", 1) / text.get("num_experts", 1)
+        share = text["num_experts_per_tok"] / (text.get("num_experts") or text["num_local_experts"])
     return Parameters(whole, vision, experts, whole - experts + round(experts * share))
 
 

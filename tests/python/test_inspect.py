@@ -69,8 +69,15 @@ def test_quantised_words_and_experts_are_counted():
         "mlp.gate.weight": ("BF16", (4, 16), 128),
         "mlp.experts.gate_up_proj": ("BF16", (4, 16, 32), 4096),
     }
-    count = inspection.count(mixture, {"num_experts": 4, "num_experts_per_tok": 1})
-    assert count == inspection.Parameters(64 + 2048, 0, 2048, 64 + 512)
+    for key in ("num_experts", "num_local_experts"):
+        count = inspection.count(mixture, {key: 4, "num_experts_per_tok": 1})
+        assert count == inspection.Parameters(64 + 2048, 0, 2048, 64 + 512)
+
+
+@pytest.mark.parametrize("name", ["gate_up_proj", "down_proj", "0.gate_proj.weight"])
+def test_experts_count_as_what_can_be_quantised(name):
+    index = {f"mlp.experts.{name}": ("BF16", (2, 128, 16), 8192)}
+    assert inspection._bytes(index)["w4"] < inspection._bytes(index)["bf16"] / 3
 
 
 def test_the_quantisation_is_named():
