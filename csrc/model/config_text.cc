@@ -8,6 +8,20 @@ namespace {
 
 using Names = Section::Names;
 
+void read_mrope_sections(const Section& rope, TextConfig& c) {
+  // transformers' own where the config is silent; they fit heads of 128 alone.
+  if (c.head_dim == 128 && !rope.find("mrope_section")) {
+    const bool interleaved = c.mrope_layout == ops::MropeLayout::interleaved;
+    c.mrope_sections = interleaved ? std::array{24, 20, 20} : std::array{16, 24, 24};
+    return;
+  }
+  const std::vector<int> sections = rope.counts("mrope_section");
+  DR_CHECK(sections.size() == 3 && sections[0] + sections[1] + sections[2] == c.head_dim / 2)
+      << rope.where() << ": \"mrope_section\" must be three numbers that sum to half of head_dim "
+      << c.head_dim;
+  std::copy(sections.begin(), sections.end(), c.mrope_sections.begin());
+}
+
 // transformers 5 writes "rope_parameters"; 4 wrote "rope_scaling" beside a "rope_theta".
 void read_rope(const Section& text, TextConfig& c, TextFamily family) {
   const bool plain = family == TextFamily::qwen3;
@@ -16,8 +30,8 @@ void read_rope(const Section& text, TextConfig& c, TextFamily family) {
   c.mrope_sections = {c.head_dim / 2, 0, 0};
   if (text.find("rope_theta")) c.rope_theta = text.positive("rope_theta");
   const char* key = text.find("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (plain && !text.find(key)) return;
-  const Section rope = text.child(key);
+  const Json none = Json::parse("{}", text.where());
+  const Section rope(text.find(key) ? *text.find(key) : none, text.where() + ": " + key);
   rope.only("rope_type", "default", {"default", "mrope"});
   rope.only("type", "default", {"default", "mrope"});
   DR_CHECK(plain || rope.flag("mrope_interleaved", interleaved) == interleaved)
@@ -27,11 +41,7 @@ void read_rope(const Section& text, TextConfig& c, TextFamily family) {
   if (rope.find("rope_theta")) c.rope_theta = rope.positive("rope_theta");
   if (plain) return rope.no_other({"rope_type", "type", "rope_theta"});
   rope.no_other({"rope_type", "type", "rope_theta", "mrope_interleaved", "mrope_section"});
-  const std::vector<int> sections = rope.counts("mrope_section");
-  DR_CHECK(sections.size() == 3 && sections[0] + sections[1] + sections[2] == c.head_dim / 2)
-      << rope.where() << ": \"mrope_section\" must be three numbers that sum to half of head_dim "
-      << c.head_dim;
-  std::copy(sections.begin(), sections.end(), c.mrope_sections.begin());
+  read_mrope_sections(rope, c);
 }
 
 // The last two matter to training alone.

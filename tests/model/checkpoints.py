@@ -62,6 +62,7 @@ def make_qwen(name: str, folder: Path, **text) -> families.QwenTiny:
     kind, config = VARIANTS[name]()
     for key, value in text.items():
         setattr(config.text_config, key, value)
+    config.vision_config.out_hidden_size = config.text_config.hidden_size
     reference = kind._from_config(
         config,
         attn_implementation="eager",

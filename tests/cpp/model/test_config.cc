@@ -77,6 +77,19 @@ TEST_CASE("config: the older spelling of rope, and where the tie may stand") {
             .text.tied_head);
 }
 
+TEST_CASE("config: sections of M-RoPE where it is silent are those of heads of 128") {
+  const std::string silent = replaced(kGood, " \"mrope_section\": [4, 2, 2],", "");
+  const auto wide = replaced(silent, "\"head_dim\": 16", "\"head_dim\": 128");
+  CHECK(read(wide).text.mrope_sections == std::array<int, 3>{24, 20, 20});
+  CHECK(has(error_of([&] { read(silent); }), "rope_parameters: \"mrope_section\" is missing"));
+  const auto none = replaced(wide, R"("rope_parameters": {"mrope_interleaved": true,
+                        "rope_theta": 10000.0, "rope_type": "default"})",
+                             R"("rope_theta": 10000, "rope_scaling": null)");
+  CHECK(read(none).text.mrope_sections == std::array<int, 3>{24, 20, 20});
+  CHECK(has(error_of([&] { read(replaced(none, "\"rope_theta\": 10000, ", "")); }),
+            "\"rope_theta\" is missing"));
+}
+
 TEST_CASE("config: what would change the computation is refused by key") {
   CHECK(has(refused("\"qwen3_vl\"", "\"qwen3_vl_next\""), "model_type"));
   CHECK(has(refused("\"silu\"", "\"gelu\""), "hidden_act"));

@@ -114,6 +114,15 @@ TEST_CASE("config: Qwen2.5-VL with its text at the top") {
   CHECK(c.vision.full_layers == std::vector<int>{1, 3});
 }
 
+TEST_CASE("config: sections of M-RoPE where Qwen2.5-VL is silent are those of heads of 128") {
+  const auto silent = edited(kFlat, ", \"mrope_section\": [2, 3, 3]", "");
+  CHECK(has(error_of([&] { read(silent); }), "rope_scaling: \"mrope_section\" is missing"));
+  const auto two = edited(silent, "\"num_attention_heads\": 4", "\"num_attention_heads\": 2");
+  const auto wide = edited(edited(two, "\"hidden_size\": 64", "\"hidden_size\": 256"),
+                           "\"out_hidden_size\": 64", "\"out_hidden_size\": 256");
+  CHECK(read(wide).text.mrope_sections == std::array<int, 3>{16, 24, 24});
+}
+
 TEST_CASE("config: of Qwen2.5-VL what would change the computation is refused by key") {
   CHECK(has(refused(kFlat, "\"use_sliding_window\": false", "\"use_sliding_window\": true"),
             "use_sliding_window"));
