@@ -34,19 +34,35 @@ def test_packed_words_unpack_exactly(group, symmetric):
     assert np.array_equal(unpacked(ours), w.dense())
 
 
-def test_awq_words_are_those_of_the_library():
+@pytest.fixture(scope="module")
+def autoawq():
+    """Its packing_utils alone: the package imports models that newer transformers have not."""
     spec = importlib.util.find_spec("awq")
     if spec is None:
-        pytest.skip("autoawq is not installed")
+        pytest.skip("autoawq is not installed (pip install --no-deps autoawq==0.2.9)")
     path = Path(spec.submodule_search_locations[0]) / "utils" / "packing_utils.py"
     spec = importlib.util.spec_from_file_location("packing_utils", path)
     library = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(library)
+    return library
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_any_awq_words_unpack_as_the_library_unpacks_them(autoawq, group):
+    rng = np.random.default_rng(group)
+    limits = np.iinfo(np.int32)
+    any_words = lambda *shape: rng.integers(limits.min, limits.max, shape, np.int32, True)  # noqa: E731
+    q, z = any_words(4 * group, 5), any_words(4, 5)
+    s = random_int4(40, 4 * group, group).s.T.copy()
+    ours = ops.pack_w4(ops.Stream(1), AWQ, q, s, z, group)
+    theirs = autoawq.dequantize_gemm(*map(torch.from_numpy, (q, z, s)), 4, group)
+    assert np.array_equal(unpacked(ours), theirs.numpy().T)
+
+
+def test_awq_words_are_written_as_the_library_reads_them(autoawq):
     w = random_int4(24, 256, 128)
-    q, z = library.unpack_awq(*(torch.from_numpy(awq_words(a)) for a in (w.q, w.z)), 4)
-    q, z = library.reverse_awq_order(q, z, 4)
-    assert np.array_equal((q & 15).numpy().T, w.q)
-    assert np.array_equal((z & 15).numpy().T, w.z)
+    arrays = (torch.from_numpy(a) for a in (awq_words(w.q), awq_words(w.z), w.s.T.copy()))
+    assert np.array_equal(autoawq.dequantize_gemm(*arrays, 4, 128).numpy().T, w.dense())
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
