@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from cases import Runner, worst
+from checkpoints import FAMILIES
 from dream_r import _core
 from families import QwenTiny
 from safetensors.torch import load_file, save_file
@@ -98,15 +99,14 @@ ROOTS = {
 }
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_other_roots(tiny, logits, edited, which):
-    roots = ROOTS.get(variant(tiny), ROOTS["qwen3"])
-    if which >= len(roots):
-        pytest.skip("a family with fewer spellings")
+SPELLINGS = [(f, roots) for f in FAMILIES for roots in ROOTS.get(f, ROOTS["qwen3"])]
 
+
+@pytest.mark.parametrize(("tiny", "roots"), SPELLINGS, indirect=["tiny"])
+def test_other_roots(tiny, logits, edited, roots):
     def renamed(name):
-        root = next((r for r in roots[which] if name.startswith(r)), "")
-        return roots[which].get(root, "") + name.removeprefix(root)
+        root = next((r for r in roots if name.startswith(r)), "")
+        return roots.get(root, "") + name.removeprefix(root)
 
     folder = edited(lambda tensors: {renamed(n): t for n, t in tensors.items()})
     assert (logits(folder) == logits(tiny.folder)).all()

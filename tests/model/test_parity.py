@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from cases import NAMES, Runner, worst
+from checkpoints import VARIANTS
 from dream_r import _core
-from families import QwenTiny
 
 PART = 1e-4
 
@@ -40,9 +40,8 @@ def test_vision_tower(tiny, ours, name):
         assert worst(mine, theirs) < PART
 
 
+@pytest.mark.parametrize("tiny", VARIANTS, indirect=True)  # R-4B knows no frames
 def test_frames_attend_to_themselves_alone(tiny, ours):
-    if not isinstance(tiny, QwenTiny):
-        pytest.skip("a family without frames")
     p = tiny.prompt("two frames")
     assert worst(features(ours, p)[0], tiny.vision(p)[0]) < PART
 
