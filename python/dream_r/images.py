@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dream_r import preprocessor
 from dream_r.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -164,21 +165,11 @@ class ImageSettings:
     temporal: int
     min_pixels: int
     max_pixels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float
-    resample: int
+    pixels: preprocessor.PixelSettings
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> ImageSettings:
-        found = checkpoint.json("preprocessor_config.json")
-        if found is None:
-            found = (checkpoint.json("processor_config.json") or {}).get("image_processor")
-        if found is None:
-            raise ValueError(f"model {checkpoint.name}: the folder has no preprocessor_config.json")
-        kind = str(found.get("image_processor_type", "Qwen2VLImageProcessor"))
-        if not kind.startswith(KINDS):
-            raise ValueError(f"model {checkpoint.name}: image processor {kind} is not supported")
+        found = preprocessor.read(checkpoint, KINDS)
         size = found.get("size") or {}
         try:
             return cls(
@@ -187,10 +178,7 @@ class ImageSettings:
                 temporal=int(found.get("temporal_patch_size", 2)),
                 min_pixels=int(found.get("min_pixels") or size.get("shortest_edge", 56 * 56)),
                 max_pixels=int(found.get("max_pixels") or size.get("longest_edge", 28 * 28 * 1280)),
-                mean=tuple(found.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
-                std=tuple(found.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
-                scale=float(found.get("rescale_factor", 1 / 255)),
-                resample=int(found.get("resample", 3)),
+                pixels=preprocessor.PixelSettings.of(found),
             )
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -218,18 +206,13 @@ class ImageSettings:
     def patches(self, picture: Image) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
         """Patches [N, 3 * temporal * patch * patch] in merge order, and the grid (t, h, w)."""
         import numpy as np
-        from PIL import Image
 
         size = self.resized(*picture.size)
         if size != picture.size:
-            picture = picture.resize(size, resample=Image.Resampling(self.resample))
-        levels = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        table = (levels[:, None] - mean) / std  # normalised value of each byte, per channel
-        pixels = np.asarray(picture, np.uint8)
+            picture = self.pixels.resize(picture, size)
         p, m = self.patch, self.merge
-        high, wide = pixels.shape[0] // p, pixels.shape[1] // p
-        planes = np.stack([table[pixels[..., c], c] for c in range(3)])
+        high, wide = size[1] // p, size[0] // p
+        planes = self.pixels.planes(np.asarray(picture, np.uint8))
         cut = planes.reshape(3, high // m, m, p, wide // m, m, p).transpose(1, 4, 2, 5, 0, 3, 6)
         cut = np.broadcast_to(cut[:, :, :, :, :, None], (*cut.shape[:5], self.temporal, p, p))
         return np.ascontiguousarray(cut).reshape(high * wide, -1), (1, high, wide)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dream_r import preprocessor
 from dream_r.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -29,19 +30,11 @@ class TileSettings:
     patch: int
     max_tiles: int  # features of more tiles are shrunk to so many
     pinpoints: tuple[tuple[int, int], ...]  # (height, width)
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float
-    resample: int
+    pixels: preprocessor.PixelSettings
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> TileSettings:
-        found = checkpoint.json("preprocessor_config.json")
-        if found is None:
-            raise ValueError(f"model {checkpoint.name}: the folder has no preprocessor_config.json")
-        kind = str(found.get("image_processor_type", KINDS[0]))
-        if not kind.startswith(KINDS):
-            raise ValueError(f"model {checkpoint.name}: image processor {kind} is not supported")
+        found = preprocessor.read(checkpoint, KINDS)
         config, vision = checkpoint.config, checkpoint.config["vision_config"]
         aspect = str(config.get("vision_aspect_ratio", "anyres_max_9"))
         size = found.get("size") or {"height": 384, "width": 384}
@@ -51,10 +44,7 @@ class TileSettings:
                 patch=int(vision.get("patch_size", 16)),
                 max_tiles=int(aspect.removeprefix("anyres_max_")),
                 pinpoints=tuple((int(h), int(w)) for h, w in config["image_grid_pinpoints"]),
-                mean=tuple(found.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
-                std=tuple(found.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
-                scale=float(found.get("rescale_factor", 1 / 255)),
-                resample=int(found.get("resample", 3)),
+                pixels=preprocessor.PixelSettings.of(found),
             )
             own = tuple((int(h), int(w)) for h, w in found.get("image_grid_pinpoints", []))
             square = (int(size["height"]), int(size["width"]))
@@ -110,20 +100,16 @@ class TileSettings:
             inner = (fit_w, min(math.ceil(height * across), fit_h))
         else:
             inner = (min(math.ceil(width * down), fit_w), fit_h)
-        filtering = Image.Resampling(self.resample)
         fitted = Image.new("RGB", (fit_w, fit_h))
-        fitted.paste(
-            picture.resize(inner, filtering), ((fit_w - inner[0]) // 2, (fit_h - inner[1]) // 2)
-        )
-        tiles = [picture.resize((self.tile, self.tile), filtering)]
+        margin = ((fit_w - inner[0]) // 2, (fit_h - inner[1]) // 2)
+        fitted.paste(self.pixels.resize(picture, inner), margin)
+        tiles = [self.pixels.resize(picture, (self.tile, self.tile))]
         for y in range(0, fit_h, self.tile):
             for x in range(0, fit_w, self.tile):
                 tiles.append(fitted.crop((x, y, x + self.tile, y + self.tile)))
-        levels = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        table = (levels[:, None] - mean) / std  # normalised value of each byte, per channel
         seen, p = self.side * self.patch, self.patch
-        pixels = np.stack([np.asarray(t, np.uint8)[:seen, :seen] for t in tiles])
-        planes = np.stack([table[pixels[..., c], c] for c in range(3)], axis=1)
+        planes = self.pixels.planes(
+            np.stack([np.asarray(t, np.uint8)[:seen, :seen] for t in tiles])
+        )
         cut = planes.reshape(-1, 3, self.side, p, self.side, p).transpose(0, 2, 4, 1, 3, 5)
         return np.ascontiguousarray(cut).reshape(-1, 3 * p * p), (len(tiles), height, width)

@@ -84,6 +84,22 @@ def test_a_prompt_has_the_tokens_of_its_pictures(folder):
     assert made.pixels.patches.shape == (9 * sum(g[0] for g in made.pixels.grid), 3 * 8 * 8)
 
 
+def test_settings_may_stand_where_newer_transformers_write_them(
+    folder, checkpoint_folder, tmp_path
+):
+    other = shutil.copytree(checkpoint_folder, tmp_path / "other")
+    for made in (folder, other):
+        known = Processor(resolve(made)).images
+        settings = made / "preprocessor_config.json"
+        found = json.loads(settings.read_text())
+        settings.unlink()
+        (made / "processor_config.json").write_text(json.dumps({"image_processor": found}))
+        assert Processor(resolve(made)).images == known
+        (made / "processor_config.json").unlink()
+        with pytest.raises(ValueError, match=r"no preprocessor_config\.json"):
+            _ = Processor(resolve(made)).images
+
+
 @pytest.mark.parametrize(
     ("file", "values", "says"),
     [
