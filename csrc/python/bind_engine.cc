@@ -364,7 +364,8 @@ Vocabulary make_vocabulary(const py::buffer& classes, std::vector<std::int32_t> 
                            std::vector<std::int32_t> suppressed, std::vector<std::int32_t> suffix,
                            std::vector<std::int32_t> positive, std::vector<std::int32_t> negative,
                            std::vector<std::int32_t> digit_suffix,
-                           std::vector<std::vector<std::int32_t>> digits) {
+                           std::vector<std::vector<std::int32_t>> digits,
+                           ThinkSpelling think_spelling) {
   const py::buffer_info info = classes.request();
   DR_CHECK(info.itemsize == 1 && info.ndim == 1) << "token classes are one byte a token";
   const auto* bytes = static_cast<const std::uint8_t*>(info.ptr);
@@ -374,6 +375,7 @@ Vocabulary make_vocabulary(const py::buffer& classes, std::vector<std::int32_t> 
   v.suppressed = std::move(suppressed), v.suffix = std::move(suffix);
   v.positive = std::move(positive), v.negative = std::move(negative);
   v.digit_suffix = std::move(digit_suffix), v.digits = std::move(digits);
+  v.think_spelling = std::move(think_spelling);
   return v;
 }
 
@@ -389,7 +391,8 @@ void bind_engine(py::module_& m) {
       .def(py::init(&make_vocabulary), "classes"_a, "eos"_a, "think_end"_a, "forced_end"_a,
            "suppressed"_a, "suffix"_a, "positive"_a, "negative"_a,
            "digit_suffix"_a = std::vector<std::int32_t>{},
-           "digits"_a = std::vector<std::vector<std::int32_t>>{});
+           "digits"_a = std::vector<std::vector<std::int32_t>>{},
+           "think_spelling"_a = ThinkSpelling{});
   bind_options(m);
   bind_request(m);
   bind_events(m);

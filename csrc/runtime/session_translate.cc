@@ -54,12 +54,12 @@ bool Session::is_step(const Candidate& c) const {
   const auto most = static_cast<std::size_t>(options_.max_step_tokens);
   if (c.tokens.empty() || c.tokens.size() > most || speculative_tokens() > budget_left())
     return false;
-  const bool ends = c.end == StepEnd::think_end;
-  if (ends != (c.tokens.back() == vocabulary_.think_end)) return false;
   const auto& never = vocabulary_.suppressed;
-  return std::none_of(c.tokens.begin(), c.tokens.end() - ends, [&](std::int32_t t) {
-    return t == vocabulary_.think_end || vocabulary_.is_eos(t) ||
-           std::binary_search(never.begin(), never.end(), t);
+  std::uint8_t read = 0;
+  return std::all_of(c.tokens.begin(), c.tokens.end(), [&](const std::int32_t& t) {
+    const bool ends = c.end == StepEnd::think_end && &t == &c.tokens.back();
+    return vocabulary_.ends_thinking(t, read) == ends && !vocabulary_.is_eos(t) &&
+           !std::binary_search(never.begin(), never.end(), t);
   });
 }
 

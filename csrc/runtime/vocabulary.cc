@@ -13,6 +13,14 @@ std::uint8_t Vocabulary::class_of(std::int32_t token) const {
   return i < classes.size() ? classes[i] : 0;
 }
 
+bool Vocabulary::ends_thinking(std::int32_t token, std::uint8_t& read) const {
+  if (token == think_end) return true;
+  const auto it = think_spelling.find(token);
+  const std::uint8_t now = it == think_spelling.end() ? 0 : it->second[read];
+  read = now % kThinkLength;
+  return now == kThinkLength;
+}
+
 void Vocabulary::check(std::int32_t vocab) const {
   const auto inside = [&](const std::vector<std::int32_t>& ids, const char* what) {
     for (auto id : ids)
@@ -25,6 +33,11 @@ void Vocabulary::check(std::int32_t vocab) const {
   DR_CHECK(suppressed.empty() || suppressed.front() >= 0)
       << "suppressed token " << suppressed.front() << " is negative";
   if (think_end != -1) inside({think_end}, "end-of-thinking");
+  for (const auto& [id, read] : think_spelling) {
+    inside({id}, "end-of-thinking");
+    for (auto n : read)
+      DR_CHECK(n <= kThinkLength) << "token " << id << " reads " << n << " characters of </think>";
+  }
   inside(positive, "positive"), inside(negative, "negative"), inside(digit_suffix, "digit suffix");
   for (const auto& ids : digits) inside(ids, "digit");
   for (auto p : positive)
@@ -35,7 +48,7 @@ void Vocabulary::check(std::int32_t vocab) const {
 
 bool StepScanner::push(std::int32_t token) {
   if (vocabulary_->is_eos(token)) return end_ = StepEnd::eos, true;
-  if (token == vocabulary_->think_end) return end_ = StepEnd::think_end, true;
+  if (vocabulary_->ends_thinking(token, think_read_)) return end_ = StepEnd::think_end, true;
   const auto c = vocabulary_->class_of(token);
   const bool joined = after_newline_ && (c & token_class::starts_newline);
   after_newline_ = c & token_class::ends_newline;

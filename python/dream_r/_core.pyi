@@ -1,6 +1,6 @@
 """The compiled runtime. Engine and its neighbours in the package are the public face of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Vocabulary:
         negative: Sequence[int],
         digit_suffix: Sequence[int] = ...,
         digits: Sequence[Sequence[int]] = ...,
+        think_spelling: Mapping[int, Sequence[int]] = ...,  # eight each
     ) -> None: ...
 
 class EngineOptions:

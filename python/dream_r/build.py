@@ -11,6 +11,7 @@ from dream_r.checkpoint import resolve
 from dream_r.config import EngineConfig, Request, SamplingParams
 from dream_r.processor import ModelInput, PairProcessor
 from dream_r.prompt import Prompts, digit_ids, keywords, load_prompts
+from dream_r.thinking import MARK
 from dream_r.tokens import Tokens
 from dream_r.translate import Translator
 
@@ -132,14 +133,15 @@ def describe(config: EngineConfig, tokens: Tokens, prompts: Prompts, size: int) 
     return _core.Vocabulary(
         classes=tokens.classes(size),
         eos=tokens.eos,
-        think_end=tokens.think_end,
-        forced_end=tokens.encode("</think>\n\n"),
+        think_end=-1 if tokens.think_end is None else tokens.think_end,
+        forced_end=tokens.encode(f"{MARK}\n\n"),
         suppressed=tokens.suppressed(size),
         suffix=tokens.encode(prompts.scoring.suffix) if judged else [],
         positive=positive,
         negative=negative,
         digit_suffix=tokens.encode(prompts.digits.suffix) if graded else [],
         digits=digit_ids(tokens, prompts.digits) if graded else [],
+        think_spelling=tokens.think_spelling,
     )
 
 
@@ -153,7 +155,7 @@ def translation(processor: PairProcessor, draft_model: Any) -> dict[str, Any]:
     vocabulary = _core.Vocabulary(
         classes=theirs.classes(draft_model.vocab),
         eos=theirs.eos,
-        think_end=theirs.think_end,
+        think_end=-1 if theirs.think_end is None else theirs.think_end,
         forced_end=[],  # what forces and judges is the target's
         suppressed=theirs.suppressed(draft_model.vocab),
         suffix=[],
@@ -161,6 +163,7 @@ def translation(processor: PairProcessor, draft_model: Any) -> dict[str, Any]:
         negative=[],
         digit_suffix=[],
         digits=[],
+        think_spelling=theirs.think_spelling,
     )
     return {
         "draft_vocabulary": vocabulary,

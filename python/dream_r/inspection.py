@@ -9,6 +9,7 @@ from typing import Any
 from dream_r.checkpoint import Checkpoint
 from dream_r.processor import PairProcessor, Processor
 from dream_r.prompt import load_prompts
+from dream_r.thinking import MARK
 
 Index = dict[str, tuple[str, tuple[int, ...], int]]  # name -> dtype, shape, bytes
 
@@ -94,12 +95,13 @@ def why_not(checkpoint: Checkpoint) -> str | None:
     try:
         load_prompts(checkpoint)
         processor = Processor(checkpoint)
+        _ = processor.tokens.think_spelling
         _core.check_model(str(checkpoint.folder))
         if checkpoint.has_vision:
             _ = processor.images
         text = checkpoint.config.get("text_config") or checkpoint.config
         processor.tokens.classes(text["vocab_size"])
-        _ = processor.tokens.think_end, processor.tokens.eos
+        _ = processor.tokens.eos
     except ValueError as error:
         return str(error)
     return None
@@ -203,15 +205,16 @@ def quantisation(config: dict[str, Any]) -> str | None:
 
 def thinking(processor: Processor) -> str:
     """Where this model's thinking begins, by its tokenizer and its rendered prompt."""
-    if processor.tokens.id("</think>") is None:
-        return "none: the tokenizer has no </think>"
     source = processor.template.source
     prompt = _quietly(lambda: processor.template.render([{"role": "user", "content": "?"}])) or ""
     if "enable_thinking" in source:
-        return "can be switched: the template knows enable_thinking"
-    if prompt.rstrip().endswith("<think>"):
-        return "always: the prompt opens <think>"
-    return "the model opens <think> itself: the runtime opens it in the prompt"
+        opened = "can be switched: the template knows enable_thinking"
+    elif prompt.rstrip().endswith("<think>"):
+        opened = "always: the prompt opens <think>"
+    else:
+        opened = "the model opens <think> itself: the runtime opens it in the prompt"
+    spelled = processor.tokens.think_end is None
+    return f"{opened}; {MARK} is spelled with ordinary tokens" if spelled else opened
 
 
 def _quietly(make: Any) -> Any:

@@ -117,11 +117,12 @@ class PairProcessor:
     def __init__(self, target: Checkpoint, draft: Checkpoint | None) -> None:
         self.target = Processor(target)
         self.draft = Processor(draft) if draft is not None else None
+        for processor in filter(None, (self.target, self.draft)):
+            _ = processor.tokens.think_spelling  # both must know where thinking ends
         self.same_tokens = True
         self._same_text = self._same_pixels = False
         if draft is not None and self.draft is not None:
             self.same_tokens = self.draft.tokens.same_as(self.target.tokens)
-            _ = self.draft.tokens.think_end  # both must know where thinking ends
             self._same_text = (
                 self.same_tokens
                 and self.draft.template.source == self.target.template.source

@@ -20,6 +20,7 @@ from dream_r.result import (
     Usage,
     answer_of,
 )
+from dream_r.thinking import MARK
 
 if TYPE_CHECKING:
     from dream_r.tokens import Tokens
@@ -206,11 +207,12 @@ class Stream(Iterator[Event]):
         metrics = Metrics.of(event.metrics)
         reasoning = "".join(step.text for step in self._steps)
         answer = "".join(self._answer)
+        behind = reasoning.rpartition(MARK)[2] if MARK in reasoning else ""
         self.result = Result(
             id=self.id,
-            answer=answer_of(answer),
+            answer=answer_of(behind + answer),  # a token may end the thinking and begin the answer
             text=reasoning + answer,
-            reasoning=reasoning.partition("</think>")[0].strip(),
+            reasoning=reasoning.partition(MARK)[0].strip(),
             finish_reason=reason,
             usage=Usage(*self._prompt, metrics.reasoning_tokens, metrics.answer_tokens),
             steps=tuple(self._steps),

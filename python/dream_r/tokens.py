@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dream_r.checkpoint import Checkpoint
+from dream_r.thinking import MARK, Spelling, spelling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,6 +97,10 @@ class Tokens:
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
         return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    def names(self) -> Iterable[tuple[str, int]]:
+        """Every token as the vocabulary spells it, and its id."""
+        return self._vocabulary.items()
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, nothing added."""
@@ -186,14 +191,14 @@ class Tokens:
         return ids
 
     @cached_property
-    def think_end(self) -> int:
-        found = self.id("</think>")
-        if found is None:
-            raise ValueError(
-                f"model {self.name}: its tokenizer has no </think> token, so it is no "
-                "reasoning model"
-            )
-        return found
+    def think_end(self) -> int | None:
+        """The token </think>; None where ordinary tokens spell it."""
+        return self.id(MARK)
+
+    @cached_property
+    def think_spelling(self) -> Spelling:
+        """How ordinary tokens spell </think>; empty where it is a token. ValueError: not at all."""
+        return spelling(self)
 
     def suppressed(self, size: int) -> list[int]:
         """Ids below `size` that must never be sampled: control tokens and rows without a token."""

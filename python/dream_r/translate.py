@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 
+from dream_r.thinking import MARK, until_mark
 from dream_r.tokens import Tokens
 
 
@@ -32,7 +33,20 @@ class Translator:
             out += self._plain(bytes(text))
             out.append(other)
             text.clear()
-        return out + self._plain(bytes(text))
+        return out + self._last(bytes(text))
+
+    def _last(self, text: bytes) -> list[int]:
+        """Ids of a step's last text.
+
+        Where `source` spells </think>, the step ends with it: what its last token has behind it is
+        left out, and it becomes the token of `target` if that has one.
+        """
+        head, ends = until_mark(text) if self._source.think_end is None else (text, False)
+        if not ends:
+            return self._plain(text)
+        if self._target.think_end is None:
+            return self._plain(head + MARK.encode())
+        return [*self._plain(head), self._target.think_end]
 
     def _plain(self, text: bytes) -> list[int]:
         """Ids of text in which no added token is meant: what looks like one is cut in two."""

@@ -38,6 +38,7 @@ class Vocabulary:
         negative,
         digit_suffix,
         digits,
+        think_spelling,
     ):
         self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
 

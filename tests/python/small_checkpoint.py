@@ -22,13 +22,19 @@ TEMPLATE = """{%- for m in messages %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"""
 
 
-def write_checkpoint(folder: Path) -> Path:
-    """A folder with everything but weights: bytes and a few words are the vocabulary."""
+WORDS = (".\n\n", "\n\n", " positive", " negative", "  ")
+CUT = r"\.\n\n|\n\n|\n| ?\p{L}+|  | ?[^\s\p{L}]|\s"
+
+
+def write_checkpoint(folder: Path, words=WORDS, cut=CUT, added=("<think>", "</think>")) -> Path:
+    """A folder with everything but weights: bytes and a few words are the vocabulary.
+
+    `cut`: text is cut into what this matches. `added`: tokens that are no text.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     folder.mkdir(parents=True)
     spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    words = [".\n\n", "\n\n", " positive", " negative", "  "]
     pieces = [
         *sorted(pre_tokenizers.ByteLevel.alphabet()),
         *(spell.pre_tokenize_str(word)[0][0] for word in words),
@@ -36,11 +42,12 @@ def write_checkpoint(folder: Path) -> Path:
     made = Tokenizer(
         models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[], ignore_merges=True)
     )
-    cut = pre_tokenizers.Split(Regex(r"\.\n\n|\n\n|\n| ?\p{L}+|  | ?[^\s\p{L}]|\s"), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([cut, spell])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(cut), "isolated"), spell]
+    )
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL])
-    made.add_tokens([AddedToken(w, normalized=False) for w in ("<think>", "</think>")])
+    made.add_tokens([AddedToken(w, normalized=False) for w in added])
     made.save(str(folder / "tokenizer.json"))
     files = {
         "config.json": {

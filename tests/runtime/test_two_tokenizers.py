@@ -1,6 +1,7 @@
 """The pocket target with its draft behind another tokenizer: the text must be the same."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,11 +126,38 @@ def test_no_thread_waits_for_another_with_the_interpreter_in_hand(other, how):
         assert "a step could not be translated: KeyError: 'no such step'" in done.stdout
 
 
-def test_a_draft_that_never_heard_of_thinking(other, tmp_path):
-    plain = permuted(other, tmp_path / "plain")
-    content = json.loads((plain / "tokenizer.json").read_text())
+def spelled(folder, text):
+    """The token </think> becomes one that ends with it, or has something behind it."""
+    content = json.loads((folder / "tokenizer.json").read_text())
     for added in content["added_tokens"]:
-        added["content"] = added["content"].replace("</think>", "</thought>")
-    (plain / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="has no </think> token"):
-        dream_r.Engine("pocket", plain)
+        added["content"] = added["content"].replace("</think>", text)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+def held_out():
+    return [r for r in equality.requests(range(48)) if r.thinking_budget == max(equality.BUDGETS)]
+
+
+def test_a_draft_that_spells_the_end_of_thinking(other, tmp_path):
+    """Its last steps are the same ones, so the same ones are committed."""
+    draft = spelled(shutil.copytree(other, tmp_path / "draft"), "</think>\n")
+    assert Tokens(resolve(draft)).think_end is None
+    wanted = held_out()
+    plain, again = (run(d, wanted, race="verdict") for d in (other, draft))
+    written = [[[(s.author, s.tokens) for s in r.steps] for r in rs] for rs in (plain, again)]
+    assert written[0] == written[1]
+    ends = Tokens(resolve("pocket")).think_end
+    assert any(steps[-1][0] == "draft" and steps[-1][1][-1] == ends for steps in written[0])
+
+
+def test_a_target_that_spells_the_end_of_thinking(tmp_path):
+    """It thinks and answers as it did; where its thinking was cut, what is put is other tokens."""
+    target = spelled(shutil.copytree(pocket.path("target"), tmp_path / "t"), "</think>\n")
+    wanted = held_out()[:12]
+    with dream_r.Engine("pocket", method="ar") as a, dream_r.Engine(target, method="ar") as b:
+        plain, again = a.generate_many(wanted), b.generate_many(wanted)
+    for r, s in zip(plain, again, strict=True):
+        assert r.steps[-1].author == "target"
+        assert [x.tokens for x in s.steps] == [x.tokens for x in r.steps]
+        assert (s.reasoning, s.answer) == (r.reasoning, r.answer)

@@ -130,6 +130,34 @@ TEST_CASE("a step ends at a blank line, at </think> or at EOS") {
   CHECK(ends(v, {0, 77}) == -1);  // an id without a class
 }
 
+// 10 ".</", 11 "think", 12 ">", 13 ">\n\n", 14 "<", 15 "/think>.": what of </think> has been read.
+Vocabulary spelled() {
+  Vocabulary v = small();
+  v.think_end = -1;
+  v.classes.resize(14);
+  v.classes[13] = token_class::blank_line | token_class::ends_newline;
+  v.think_spelling = {{10, {2, 2, 2, 2, 2, 2, 2, 2}}, {11, {0, 0, 7, 0, 0, 0, 0, 0}},
+                      {12, {0, 0, 0, 0, 0, 0, 0, 8}}, {13, {0, 0, 0, 0, 0, 0, 0, 8}},
+                      {14, {1, 1, 1, 1, 1, 1, 1, 1}}, {15, {0, 8, 0, 0, 0, 0, 0, 0}}};
+  return v;
+}
+
+TEST_CASE("a </think> of several tokens ends a step, however it is cut") {
+  const Vocabulary v = spelled();
+  StepEnd why = StepEnd::limit;
+  CHECK(ends(v, {0, 10, 11, 12, 0}, &why) == 3);
+  CHECK(why == StepEnd::think_end);
+  CHECK(ends(v, {10, 11, 13}, &why) == 2);  // with the blank line in its last token
+  CHECK(why == StepEnd::think_end);
+  CHECK(ends(v, {14, 14, 15}, &why) == 2);
+  CHECK(ends(v, {10, 10, 11, 12}) == 3);  // begun anew
+  CHECK(ends(v, {10, 0, 11, 12}) == -1);
+  CHECK(ends(v, {10, 11, 0, 12}) == -1);
+  CHECK(ends(v, {11, 12, 12}) == -1);
+  CHECK(ends(v, {10, 13}, &why) == 1);
+  CHECK(why == StepEnd::boundary);
+}
+
 TEST_CASE("blank steps") {
   const Vocabulary v = small();
   CHECK(is_blank(v, {}));
@@ -150,6 +178,11 @@ TEST_CASE("a vocabulary that contradicts itself is refused") {
   v = small();
   v.suppressed = {-1};
   CHECK_THROWS_AS(v.check(10), Error);
+  spelled().check(16);
+  CHECK_THROWS_AS(spelled().check(15), Error);
+  v = spelled();
+  v.think_spelling[12][3] = 9;
+  CHECK_THROWS_AS(v.check(16), Error);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "doctest.h"
 #include "runtime/tiny.h"
@@ -55,6 +56,27 @@ TEST_CASE("two tokenizers, alpha 1: exactly what the target alone writes") {
             }
             if (inline_mode) CHECK(translated > 0);  // else the target may be done first
           }
+  }
+}
+
+// 91, or 92 of the draft, as a whole </think> of a tokenizer that has no token for it.
+void spell(Vocabulary& v) { v.think_spelling[std::exchange(v.think_end, -1)].fill(kThinkLength); }
+
+TEST_CASE("two tokenizers, </think> spelled by either: the same as with a token of its own") {
+  const Pair pair;
+  auto o = options(Method::fpsr, 0, true);
+  o.race = Race::verdict;
+  o.alpha = median_rho(pair, o, translation());
+  const auto expected = run(pair, o, 1.0f, translation());
+  CHECK(std::any_of(expected.begin(), expected.end(),
+                    [](const Outcome& r) { return !r.metrics.budget_hit && r.draft_steps > 0; }));
+  for (int which : {1, 2, 3}) {
+    Vocabulary target = vocabulary();
+    Translation t = translation();
+    if (which & 1) spell(target);
+    if (which & 2) spell(t.draft);
+    const auto got = run(pair, o, 1.0f, t, target);
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i].tokens == expected[i].tokens);
   }
 }
 

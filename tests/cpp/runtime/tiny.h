@@ -112,8 +112,9 @@ inline void settle(Engine& engine) {
 
 // Six requests of different lengths at once, to their ends; nothing of them is left in the caches.
 inline std::vector<Outcome> run(const Pair& pair, const EngineOptions& o, float temperature,
-                                const std::optional<Translation>& translation = {}) {
-  Engine engine(pair.target, pair.draft, vocabulary(), o, translation);
+                                const std::optional<Translation>& translation = {},
+                                const Vocabulary& words = vocabulary()) {
+  Engine engine(pair.target, pair.draft, words, o, translation);
   std::vector<RequestId> ids;
   for (int i = 0; i < 6; ++i)
     ids.push_back(engine.submit(request(i, 5 + 3 * i, 20 + 7 * i, 9, temperature)));
