@@ -1,5 +1,7 @@
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cuda/kernels.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r::ops {
@@ -12,6 +14,11 @@ void rms_norm(Stream& s, const Tensor& x, const Tensor& w, float eps, Tensor out
   const std::int64_t rows = x.dim(0), h = x.dim(1);
   check_shape("rms_norm", "w", w, DType::f32, {h});
   check_shape("rms_norm", "out", out, DType::f32, x.shape());
+  check_device("rms_norm", s, x, w, out);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::rms_norm(x.data<float>(), w.data<float>(), eps, rows, h, out.data<float>(), stream);
+      }))
+    return;
   const auto& kernel = cpu::kernels();
   s.parallel_for(rows, grain_for(norm_ns(h)), [&](auto b, auto e) {
     kernel.rms_norm(x.data<float>() + b * h, w.data<float>(), eps, e - b, h,
@@ -27,6 +34,12 @@ void add_rms_norm(Stream& s, Tensor residual, const Tensor& delta, const Tensor&
   check_shape(op, "delta", delta, DType::f32, residual.shape());
   check_shape(op, "w", w, DType::f32, {h});
   check_shape(op, "out", out, DType::f32, residual.shape());
+  check_device(op, s, residual, delta, w, out);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::add_rms_norm(residual.data<float>(), delta.data<float>(), w.data<float>(), eps, rows,
+                           h, out.data<float>(), stream);
+      }))
+    return;
   const auto& kernel = cpu::kernels();
   s.parallel_for(rows, grain_for(1.5 * norm_ns(h)), [&](auto b, auto e) {
     kernel.add_rms_norm(residual.data<float>() + b * h, delta.data<float>() + b * h,
@@ -42,6 +55,12 @@ void layer_norm(Stream& s, const Tensor& x, const Tensor& w, const Tensor& b, fl
   check_shape(op, "w", w, DType::f32, {h});
   check_shape(op, "b", b, DType::f32, {h});
   check_shape(op, "out", out, DType::f32, x.shape());
+  check_device(op, s, x, w, b, out);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::layer_norm(x.data<float>(), w.data<float>(), b.data<float>(), eps, rows, h,
+                         out.data<float>(), stream);
+      }))
+    return;
   const auto& kernel = cpu::kernels();
   s.parallel_for(rows, grain_for(1.5 * norm_ns(h)), [&](auto begin, auto end) {
     kernel.layer_norm(x.data<float>() + begin * h, w.data<float>(), b.data<float>(), eps,

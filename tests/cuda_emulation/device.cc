@@ -281,15 +281,6 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   std::memmove(to, from, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device,
-                                std::size_t bytes, cudaStream_t) {
-  Open open;
-  if (bytes == 0) return cudaSuccess;
-  if (device_of(to, bytes) != to_device || device_of(from, bytes) != from_device)
-    return report(cudaErrorInvalidValue, "a copy between devices names others");
-  std::memmove(to, from, bytes);
-  return cudaSuccess;
-}
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
   Open open;
   if (!stream) return report(cudaErrorInvalidResourceHandle, "a fill on the default stream");

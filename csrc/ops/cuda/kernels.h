@@ -4,8 +4,7 @@
 // ops.h; shapes were checked there. Plain C++, so that ops/*.cc include it.
 #include <cstdint>
 
-struct CUstream_st;
-typedef CUstream_st* cudaStream_t;
+#include "core/cuda.h"
 
 namespace dream_r::cuda {
 
