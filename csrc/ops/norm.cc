@@ -72,6 +72,11 @@ void silu_mul(Stream& s, const Tensor& gate_up, Tensor out) {
   check_rank("silu_mul", "out", out, DType::f32, 2);
   const std::int64_t rows = out.dim(0), f = out.dim(1);
   check_shape("silu_mul", "gate_up", gate_up, DType::f32, {rows, 2 * f});
+  check_device("silu_mul", s, gate_up, out);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::silu_mul(gate_up.data<float>(), rows, f, out.data<float>(), stream);
+      }))
+    return;
   const auto& kernel = cpu::kernels();
   s.parallel_for(rows, grain_for(10.0 + 0.4 * static_cast<double>(f)), [&](auto b, auto e) {
     kernel.silu_mul(gate_up.data<float>() + b * 2 * f, e - b, f, out.data<float>() + b * f);
@@ -80,6 +85,12 @@ void silu_mul(Stream& s, const Tensor& gate_up, Tensor out) {
 
 void gelu(Stream& s, Tensor x, Gelu kind) {
   DR_CHECK(x.dtype() == DType::f32) << "gelu: x is " << name_of(x.dtype()) << ", f32 wanted";
+  check_device("gelu", s, x);
+  if (on_cuda(s, [&](auto stream) {
+        const auto launch = kind == Gelu::exact ? cuda::gelu_exact : cuda::gelu_tanh;
+        launch(x.data<float>(), x.numel(), stream);
+      }))
+    return;
   const auto& kernel = cpu::kernels();
   const auto fn = kind == Gelu::exact ? kernel.gelu_exact : kernel.gelu_tanh;
   // Chunks of 16: the split never changes which lane of a vector an element meets.
@@ -90,6 +101,10 @@ void gelu(Stream& s, Tensor x, Gelu kind) {
 void add(Stream& s, Tensor a, const Tensor& b) {
   check_shape("add", "a", a, DType::f32, a.shape());
   check_shape("add", "b", b, DType::f32, a.shape());
+  check_device("add", s, a, b);
+  if (on_cuda(s,
+              [&](auto stream) { cuda::add(a.data<float>(), b.data<float>(), a.numel(), stream); }))
+    return;
   const auto& kernel = cpu::kernels();
   s.parallel_for(a.numel(), grain_for(0.1), [&](auto begin, auto end) {
     kernel.add(a.data<float>() + begin, b.data<float>() + begin, end - begin);

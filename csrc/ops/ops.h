@@ -174,6 +174,16 @@ float uniform(const SampleKey& key);  // Philox4x32-10, in [0, 1)
 std::int32_t sample(std::span<float> logits, const SamplingParams& params,
                     std::span<const std::int32_t> seen, std::span<const std::int32_t> suppressed,
                     const SampleKey& key);
+// The same for every row of logits, f32 [R, vocab], modified in place: out[i] is row i's token,
+// known on return. A CUDA device gives the CPU's tokens, but where the draw falls on an edge that
+// their exponentials round differently.
+struct SampleRow {
+  SamplingParams params;
+  std::span<const std::int32_t> seen, suppressed;
+  SampleKey key;
+};
+void sample_rows(Stream& s, Tensor logits, std::span<const SampleRow> rows,
+                 std::span<std::int32_t> out);
 
 }  // namespace dream_r::ops
 

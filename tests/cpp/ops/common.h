@@ -2,6 +2,7 @@
 // Random tensors, the instruction sets and devices of this machine, and comparisons.
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <type_traits>
@@ -86,6 +87,11 @@ void each_device(F&& f) {
   f(s);
 }
 
+// Another stream of s's device; on the CPU one of two threads.
+inline std::unique_ptr<Stream> another(const Stream& s) {
+  return s.device().on_cuda() ? std::make_unique<Stream>(s.device()) : std::make_unique<Stream>(2);
+}
+
 // Host tensors on the stream's device for one op, and its outputs back. A tensor that is named
 // twice is one there too.
 class Visit {
@@ -98,6 +104,11 @@ class Visit {
         return trip.there;
     trips_.push_back({t, ops::copy_to(s_, t, s_.device())});
     return trips_.back().there;
+  }
+  LinearWeight there(LinearWeight w) {
+    w.packed = there(w.packed);
+    w.bias = there(w.bias);
+    return w;
   }
   // An output: copied back by home().
   Tensor out(const Tensor& t) {
@@ -120,12 +131,14 @@ class Visit {
 
 // An argument of an op as its parameter of type P wants it: inputs are `const Tensor&`, outputs
 // `Tensor`.
-template <class P, class A>
-decltype(auto) argument(Visit& visit, const A& a) {
+template <class P>
+decltype(auto) argument(Visit& visit, std::type_identity_t<P>& a) {
   if constexpr (std::is_same_v<P, const Tensor&>)
     return visit.there(a);
   else if constexpr (std::is_same_v<P, Tensor>)
     return visit.out(a);
+  else if constexpr (std::is_same_v<P, const LinearWeight&>)
+    return visit.there(a);
   else if constexpr (std::is_same_v<P, ops::KvLayer>)
     return ops::KvLayer{visit.out(a.k), visit.out(a.v)};
   else
@@ -133,8 +146,8 @@ decltype(auto) argument(Visit& visit, const A& a) {
 }
 
 // op(s, args...) with tensors of the host, wherever `s` runs.
-template <class... P, class... A>
-void run(Stream& s, void (*op)(Stream&, P...), const A&... args) {
+template <class... P>
+void run(Stream& s, void (*op)(Stream&, P...), std::type_identity_t<P>... args) {
   if (!s.device().on_cuda()) return op(s, args...);
   Visit visit(s);
   op(s, argument<P>(visit, args)...);

@@ -206,6 +206,8 @@ T atomicCAS(T* at, std::type_identity_t<T> compare, std::type_identity_t<T> valu
 
 // ---- arithmetic
 // ------------------------------------------------------------------------------------
+using std::isinf;
+using std::isnan;
 using std::max;
 using std::min;
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
@@ -213,6 +215,12 @@ inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline void sincospi(double x, double* sine, double* cosine) {
+  constexpr double kPi = 3.14159265358979323846;
+  const double turn = x - 2.0 * std::rint(x / 2.0);
+  *sine = std::sin(kPi * turn);
+  *cosine = std::cos(kPi * turn);
+}
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
