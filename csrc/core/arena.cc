@@ -12,7 +12,8 @@ Tensor Arena::take(Shape shape, DType dtype) {
     ++chunk_;
     used_ = 0;
   }
-  if (chunk_ == chunks_.size()) chunks_.push_back(Buffer::allocate(std::max(need, chunk_bytes_)));
+  if (chunk_ == chunks_.size())
+    chunks_.push_back(Buffer::allocate(std::max(need, chunk_bytes_), device_));
   auto& buffer = chunks_[chunk_];
   auto* data = buffer->data() + used_;
   used_ += need;

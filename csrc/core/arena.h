@@ -1,7 +1,8 @@
 #pragma once
 // Bump allocator for one forward pass: take() never frees, reset() takes everything back. Owned by
-// one Lane. It grows by whole chunks and keeps them, so after the first forward of a shape there is
-// no allocation and addresses repeat.
+// one Lane; on a CUDA device its memory serves one Stream, in whose order reuse is safe. It grows
+// by whole chunks and keeps them, so after the first forward of a shape there is no allocation and
+// addresses repeat.
 #include <memory>
 #include <vector>
 
@@ -11,13 +12,16 @@ namespace dream_r {
 
 class Arena {
  public:
-  explicit Arena(std::size_t chunk_bytes = std::size_t{4} << 20) : chunk_bytes_(chunk_bytes) {}
+  explicit Arena(Device device = {}, std::size_t chunk_bytes = std::size_t{4} << 20)
+      : device_(device), chunk_bytes_(chunk_bytes) {}
+  Device device() const { return device_; }
   // 64-byte aligned, uninitialised, valid until reset().
   Tensor take(Shape shape, DType dtype);
   void reset() { chunk_ = 0, used_ = 0; }
   std::size_t capacity() const;
 
  private:
+  Device device_;
   std::size_t chunk_bytes_;
   std::vector<std::shared_ptr<Buffer>> chunks_;
   std::size_t chunk_ = 0;

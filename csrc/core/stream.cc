@@ -126,7 +126,51 @@ Stream::Stream(int threads, int spin_us) {
   if (threads > 1) team_ = std::make_unique<Team>(threads, spin_us);
 }
 
+// The scratch only grows, so that after the first pass of a shape nothing is allocated.
+struct Stream::OnCuda {
+  OnCuda(int index, int priority) : index(index), stream(cuda::make_stream(index, priority)) {}
+  ~OnCuda() {
+    cuda::release(scratch, index);
+    cuda::release_stream(stream, index);
+  }
+  OnCuda(const OnCuda&) = delete;
+  OnCuda& operator=(const OnCuda&) = delete;
+
+  const int index;
+  const cudaStream_t stream;
+  std::byte* scratch = nullptr;
+  std::size_t bytes = 0;
+};
+
+Stream::Stream(Device device, int priority) : device_(device) {
+  if (!device.on_cuda()) return;
+  cuda::require_device(device.index);
+  cuda_ = std::make_unique<OnCuda>(device.index, priority);
+}
+
 Stream::~Stream() = default;
+
+cudaStream_t Stream::cuda() {
+  DR_STATE(cuda_ != nullptr) << "stream: not on a CUDA device";
+  cuda::use_device(cuda_->index);
+  return cuda_->stream;
+}
+
+void Stream::wait() {
+  if (cuda_) cuda::wait(cuda());
+}
+
+std::byte* Stream::scratch(std::size_t bytes) {
+  const cudaStream_t stream = cuda();
+  if (bytes > cuda_->bytes) {
+    cuda::wait(stream);
+    cuda::release(std::exchange(cuda_->scratch, nullptr), cuda_->index);
+    bytes = std::max(bytes, 2 * std::exchange(cuda_->bytes, 0));
+    cuda_->scratch = cuda::allocate(bytes, cuda_->index);
+    cuda_->bytes = bytes;
+  }
+  return cuda_->scratch;
+}
 
 int Stream::threads() const { return team_ ? static_cast<int>(team_->members.size()) : 1; }
 

@@ -2,11 +2,15 @@
 // A Stream is where ops run. On the CPU it is a team of threads: the caller is member 0 and works
 // too, the others spin for a short while and then sleep. An op has finished when it returns. A
 // Stream of one thread is the inline mode: everything on the caller, in order.
-// A Stream belongs to one lane; calls on one Stream from two threads at once are a programming
-// error.
+// On a CUDA device it is a stream of that device: ops are issued in order and return at once,
+// wait() waits for them. A Stream belongs to one lane; calls on one Stream from two threads at once
+// are a programming error.
 #include <cstdint>
 #include <functional>
 #include <memory>
+
+#include "core/cuda.h"
+#include "core/device.h"
 
 namespace dream_r {
 
@@ -14,9 +18,21 @@ class Stream {
  public:
   // `threads` >= 1, the caller included. `spin_us`: how long an idle member polls before it sleeps.
   explicit Stream(int threads = 1, int spin_us = 50);
+  // A CUDA stream where `device` is one, of `priority` (larger goes first, 0 is the lowest), else
+  // one thread. Error where the device cannot be used.
+  explicit Stream(Device device, int priority = 0);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
+
+  Device device() const { return device_; }
+  // Returns when all that was issued has been done. An Error is that of any op issued before.
+  void wait();
+  // The CUDA stream, whose device becomes the calling thread's. Only where device() is on CUDA.
+  cudaStream_t cuda();
+  // Device memory for the op that is being issued, of at least `bytes`, 256-byte aligned: valid
+  // until the next op asks for some. Growing it waits for the stream.
+  std::byte* scratch(std::size_t bytes);
 
   int threads() const;
   // Members that take part from the next op on, 1..threads(). Any thread may call it, at any time:
@@ -39,9 +55,12 @@ class Stream {
 
  private:
   struct Team;
+  struct OnCuda;
   void run(std::int64_t n, std::int64_t grain,
            const std::function<void(std::int64_t, std::int64_t)>& fn);
   std::unique_ptr<Team> team_;
+  Device device_;
+  std::unique_ptr<OnCuda> cuda_;
 };
 
 }  // namespace dream_r

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "core/cuda.h"
+
 namespace dream_r {
 
 const char* name_of(DType t) {
@@ -40,7 +42,12 @@ float f16_to_float(std::uint16_t h) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
-std::shared_ptr<Buffer> Buffer::allocate(std::size_t bytes) {
+std::shared_ptr<Buffer> Buffer::allocate(std::size_t bytes, Device device) {
+  if (device.on_cuda()) {
+    std::byte* data = cuda::allocate(bytes, device.index);
+    const auto free = [device](std::byte* p) { cuda::release(p, device.index); };
+    return std::make_shared<Buffer>(data, bytes, std::shared_ptr<std::byte>(data, free), device);
+  }
   constexpr std::size_t kAlign = 64;
   const std::size_t padded = (bytes + kAlign - 1) / kAlign * kAlign + kAlign;
   void* p = std::aligned_alloc(kAlign, padded);
@@ -73,8 +80,8 @@ std::string Shape::str() const {
   return s + "]";
 }
 
-Tensor Tensor::empty(Shape shape, DType dtype) {
-  auto buffer = Buffer::allocate(static_cast<std::size_t>(shape.numel()) * size_of(dtype));
+Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
+  auto buffer = Buffer::allocate(static_cast<std::size_t>(shape.numel()) * size_of(dtype), device);
   auto* data = buffer->data();
   return Tensor(std::move(buffer), data, dtype, shape);
 }

@@ -1,6 +1,7 @@
 #pragma once
-// A Tensor is a contiguous view: dtype + shape over memory kept alive by a shared Buffer. It does
-// no arithmetic and no allocation (Tensor::empty is the one place that makes a Buffer).
+// A Tensor is a contiguous view: dtype + shape over memory kept alive by a shared Buffer, on the
+// device that the Buffer names. It does no arithmetic and no allocation (Tensor::empty is the one
+// place that makes a Buffer). Elements of a tensor on a CUDA device are for kernels alone.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <string>
 
 #include "core/check.h"
+#include "core/device.h"
 #include "core/dtype.h"
 
 namespace dream_r {
@@ -18,19 +20,21 @@ namespace dream_r {
 class Buffer {
  public:
   // 64-byte aligned, uninitialised.
-  static std::shared_ptr<Buffer> allocate(std::size_t bytes);
-  // Memory owned elsewhere, alive while `keep` is.
+  static std::shared_ptr<Buffer> allocate(std::size_t bytes, Device device = {});
+  // Host memory owned elsewhere, alive while `keep` is.
   static std::shared_ptr<Buffer> borrow(void* data, std::size_t bytes, std::shared_ptr<void> keep);
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
 
-  Buffer(std::byte* data, std::size_t bytes, std::shared_ptr<void> keep)
-      : data_(data), bytes_(bytes), keep_(std::move(keep)) {}
+  Buffer(std::byte* data, std::size_t bytes, std::shared_ptr<void> keep, Device device = {})
+      : data_(data), bytes_(bytes), keep_(std::move(keep)), device_(device) {}
 
  private:
   std::byte* data_;
   std::size_t bytes_;
   std::shared_ptr<void> keep_;
+  Device device_;
 };
 
 class Shape {
@@ -55,10 +59,11 @@ class Tensor {
   Tensor() = default;
   Tensor(std::shared_ptr<Buffer> buffer, std::byte* data, DType dtype, Shape shape)
       : buffer_(std::move(buffer)), data_(data), dtype_(dtype), shape_(shape) {}
-  static Tensor empty(Shape shape, DType dtype);
+  static Tensor empty(Shape shape, DType dtype, Device device = {});
 
   bool defined() const { return data_ != nullptr; }
   DType dtype() const { return dtype_; }
+  Device device() const { return buffer_ ? buffer_->device() : Device{}; }
   const Shape& shape() const { return shape_; }
   std::int64_t dim(int i) const { return shape_[i]; }
   std::int64_t numel() const { return shape_.numel(); }

@@ -34,7 +34,8 @@ std::size_t KvShape::block_bytes() const {
   return static_cast<std::size_t>(bytes);
 }
 
-KvStore::KvStore(KvShape shape, std::int32_t blocks) : shape_(shape), blocks_(blocks) {
+KvStore::KvStore(KvShape shape, std::int32_t blocks, Device device)
+    : shape_(shape), blocks_(blocks) {
   DR_CHECK(blocks > 0) << "a KV store of " << blocks << " blocks";
   const std::size_t block = shape.block_bytes();
   std::uint64_t total = 0;
@@ -45,11 +46,12 @@ KvStore::KvStore(KvShape shape, std::int32_t blocks) : shape_(shape), blocks_(bl
   // Untouched pages cost nothing yet: the memory is taken as blocks are first written.
   try {
     for (int layer = 0; layer < shape.layers; ++layer) {
-      k_.push_back(Tensor::empty({blocks, shape.heads, shape.dim, kBlock}, shape.dtype));
-      v_.push_back(Tensor::empty({blocks, shape.heads, kBlock, shape.dim}, shape.dtype));
+      k_.push_back(Tensor::empty({blocks, shape.heads, shape.dim, kBlock}, shape.dtype, device));
+      v_.push_back(Tensor::empty({blocks, shape.heads, kBlock, shape.dim}, shape.dtype, device));
     }
     return;
-  } catch (const Error&) {
+  } catch (const Error& e) {
+    if (e.kind() != Error::Kind::memory) throw;
   } catch (const std::bad_alloc&) {
   }
   DR_FAIL(memory) << "KV cache: out of memory, " << total << " bytes asked for (" << blocks

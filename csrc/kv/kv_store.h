@@ -20,7 +20,8 @@ class KvStore {
  public:
   static constexpr int kBlock = 16;  // tokens of a block
   // Error (memory) with the bytes asked for when they cannot be had.
-  KvStore(KvShape shape, std::int32_t blocks);
+  KvStore(KvShape shape, std::int32_t blocks, Device device = {});
+  Device device() const { return k_[0].device(); }
   const KvShape& shape() const { return shape_; }
   std::int32_t blocks() const { return blocks_; }
   const Tensor& k(int layer) const { return k_[layer]; }

@@ -3,6 +3,8 @@
 
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cuda/kernels.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r::ops {
@@ -71,6 +73,14 @@ void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvL
   const std::int64_t rows = qkv.dim(0), width = (heads.q + 2 * heads.kv) * heads.dim;
   check_shape(op, "qkv", qkv, DType::f32, {rows, width});
   check_shape(op, "slot", slot, DType::i32, {rows});
+  check_device(op, s, qkv, slot, layer.k, layer.v);
+  if (on_cuda(s, [&](auto stream) {
+        const auto launch =
+            layer.k.dtype() == DType::f32 ? cuda::kv_write_f32 : cuda::kv_write_bf16;
+        launch(qkv.data<float>(), heads.q, heads.kv, heads.dim, slot.data<std::int32_t>(), rows,
+               layer.k.data<void>(), layer.v.data<void>(), stream);
+      }))
+    return;
   const auto* at = slot.data<std::int32_t>();
   check_ids(op, "slot", at, rows, layer.k.dim(0) * kKvBlock);
   const double ns = 1.3 * heads.kv * heads.dim;
@@ -154,6 +164,30 @@ void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
   });
 }
 
+namespace {
+
+// As many tensors and copies a launch as its parameters hold.
+template <class CudaStream>
+void copy_on_cuda(std::span<const KvLayer> layers, std::span<const BlockCopy> copies,
+                  std::int64_t block_bytes, CudaStream stream) {
+  constexpr std::size_t kLayers = cuda::BlockCopies::kMostTensors / 2;
+  for (std::size_t l = 0; l < layers.size(); l += kLayers) {
+    cuda::BlockCopies all;
+    for (const KvLayer& layer : layers.subspan(l, std::min(kLayers, layers.size() - l))) {
+      all.data[all.tensors++] = layer.k.data<void>();
+      all.data[all.tensors++] = layer.v.data<void>();
+    }
+    for (const BlockCopy& c : copies) {
+      all.copies[all.count++] = {c.src, c.dst};
+      if (all.count < cuda::BlockCopies::kMostCopies && &c != &copies.back()) continue;
+      cuda::copy_blocks(all, block_bytes, stream);
+      all.count = 0;
+    }
+  }
+}
+
+}  // namespace
+
 void copy_blocks(Stream& s, std::span<const KvLayer> layers, std::span<const BlockCopy> copies) {
   const char* op = "copy_blocks";
   for (const auto& layer : layers)
@@ -163,6 +197,11 @@ void copy_blocks(Stream& s, std::span<const KvLayer> layers, std::span<const Blo
           << op << ": block " << c.src << " -> " << c.dst << " of " << layer.k.shape().str();
   if (layers.empty() || copies.empty()) return;
   const std::size_t bytes = layers[0].k.nbytes() / static_cast<std::size_t>(layers[0].k.dim(0));
+  for (const auto& layer : layers) check_device(op, s, layer.k, layer.v);
+  if (on_cuda(s, [&](auto stream) {
+        copy_on_cuda(layers, copies, static_cast<std::int64_t>(bytes), stream);
+      }))
+    return;
   const auto count = static_cast<std::int64_t>(layers.size() * copies.size());
   s.parallel_for(count, grain_for(0.2 * static_cast<double>(bytes)), [&](auto begin, auto end) {
     for (auto i = begin; i < end; ++i) {

@@ -22,7 +22,7 @@ inline void check_rank(const char* op, const char* name, const Tensor& t, DType 
       << name_of(dtype) << " of rank " << rank << " wanted";
 }
 
-// ids[i] in [0, limit) for all i.
+// ids[i] in [0, limit) for all i, which the host can read.
 inline void check_ids(const char* op, const char* name, const std::int32_t* ids, std::int64_t count,
                       std::int64_t limit) {
   for (std::int64_t i = 0; i < count; ++i)

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "ops/checks.h"
+#include "ops/cuda/kernels.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r::ops {
@@ -47,6 +49,12 @@ void moe_route(Stream& s, const Tensor& logits, bool renormalise, Tensor expert,
   check_shape(op, "expert", expert, DType::i32, {rows, k});
   check_shape(op, "weight", weight, DType::f32, {rows, k});
   DR_CHECK(k >= 1 && k <= experts) << op << ": " << k << " of " << experts << " experts";
+  check_device(op, s, logits, expert, weight);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::moe_route(logits.data<float>(), rows, experts, k, renormalise,
+                        expert.data<std::int32_t>(), weight.data<float>(), stream);
+      }))
+    return;
   const double ns = 20.0 + 4.0 * static_cast<double>(experts);
   s.parallel_for(rows, grain_for(ns), [&](auto begin, auto end) {
     thread_local std::vector<std::int32_t> order;
@@ -57,13 +65,19 @@ void moe_route(Stream& s, const Tensor& logits, bool renormalise, Tensor expert,
   });
 }
 
-void moe_group(Stream&, const Tensor& expert, Tensor token, Tensor place, Tensor begin) {
+void moe_group(Stream& s, const Tensor& expert, Tensor token, Tensor place, Tensor begin) {
   const char* op = "moe_group";
   check_rank(op, "expert", expert, DType::i32, 2);
   check_rank(op, "begin", begin, DType::i32, 1);
   const std::int64_t pairs = expert.numel(), k = expert.dim(1), experts = begin.dim(0) - 1;
   check_shape(op, "token", token, DType::i32, {pairs});
   check_shape(op, "place", place, DType::i32, {pairs});
+  check_device(op, s, expert, token, place, begin);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::moe_group(expert.data<std::int32_t>(), pairs, k, experts, token.data<std::int32_t>(),
+                        place.data<std::int32_t>(), begin.data<std::int32_t>(), stream);
+      }))
+    return;
   const auto* id = expert.data<std::int32_t>();
   check_ids(op, "expert", id, pairs, experts);
   auto* first = begin.data<std::int32_t>();
@@ -89,6 +103,12 @@ void moe_combine(Stream& s, const Tensor& y, const Tensor& place, const Tensor& 
   check_shape(op, "weight", weight, DType::f32, {rows, k});
   check_shape(op, "y", y, DType::f32, {rows * k, h});
   check_shape(op, "place", place, DType::i32, {rows * k});
+  check_device(op, s, y, place, weight, out);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::moe_combine(y.data<float>(), place.data<std::int32_t>(), weight.data<float>(), rows,
+                          h, k, out.data<float>(), stream);
+      }))
+    return;
   const auto* at = place.data<std::int32_t>();
   check_ids(op, "place", at, rows * k, rows * k);
   const double ns = 20.0 + 0.2 * static_cast<double>(h * k);

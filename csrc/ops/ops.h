@@ -3,6 +3,9 @@
 // nothing, and checks shapes and dtypes before it computes (Error naming the op and the shapes).
 // Activations are f32; weights and KV are f32 or bf16. T = tokens (rows) in the batch.
 //
+// An op runs where its Stream is, and all its tensors must lie there; on a CUDA device it returns
+// when it is issued, and indices that lie there (ids, slots, ...) are not range-checked.
+//
 // Batch invariance (CPU): every output element has ONE reduction order, whatever the number of
 // rows, the thread count or the split of a prompt into chunks. So speculative and plain decoding of
 // a model agree bit for bit, in f32 and in bf16.
@@ -17,6 +20,15 @@
 #include "ops/linear_weight.h"
 
 namespace dream_r::ops {
+
+// ---- between devices ---------------------------------------------------------------------------
+// to = from, equal shapes and dtypes, each on the CPU or on a CUDA device; the stream is on one of
+// the latter where there is one. A copy to the CPU has ended on return; one from the CPU has read
+// its source.
+void copy(Stream& s, const Tensor& from, Tensor to);
+// `from` on `device`: itself where it is there already or undefined, else a copy in memory of its
+// own.
+Tensor copy_to(Stream& s, const Tensor& from, Device device);
 
 // ---- rows ------------------------------------------------------------------------------------
 // out[t] = row ids[t] of table (a packed LinearWeight [vocab, h], so tied heads are stored once).
@@ -162,6 +174,16 @@ float uniform(const SampleKey& key);  // Philox4x32-10, in [0, 1)
 std::int32_t sample(std::span<float> logits, const SamplingParams& params,
                     std::span<const std::int32_t> seen, std::span<const std::int32_t> suppressed,
                     const SampleKey& key);
+// The same for every row of logits, f32 [R, vocab], modified in place: out[i] is row i's token,
+// known on return. A CUDA device gives the CPU's tokens, but where the draw falls on an edge that
+// their exponentials round differently.
+struct SampleRow {
+  SamplingParams params;
+  std::span<const std::int32_t> seen, suppressed;
+  SampleKey key;
+};
+void sample_rows(Stream& s, Tensor logits, std::span<const SampleRow> rows,
+                 std::span<std::int32_t> out);
 
 }  // namespace dream_r::ops
 

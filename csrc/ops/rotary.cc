@@ -2,6 +2,8 @@
 
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cuda/kernels.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r::ops {
@@ -15,6 +17,22 @@ int axis_of(int pair, MropeLayout layout, const std::array<int, 3>& sections) {
   return axis != 0 && pair / 3 < sections[axis] ? axis : 0;
 }
 
+template <class CudaStream>
+void mrope_on_cuda(const Tensor& positions, std::span<const float> inv_freq, MropeLayout layout,
+                   const std::array<int, 3>& sections, const Tensor& cos, const Tensor& sin,
+                   CudaStream stream) {
+  cuda::MropePairs pairs;
+  DR_CHECK(inv_freq.size() <= std::size_t{cuda::MropePairs::kMost})
+      << "mrope_table: " << inv_freq.size() << " pairs, " << cuda::MropePairs::kMost << " at most";
+  pairs.count = static_cast<int>(inv_freq.size());
+  for (int i = 0; i < pairs.count; ++i) {
+    pairs.inv_freq[i] = inv_freq[static_cast<std::size_t>(i)];
+    pairs.axis[i] = static_cast<std::uint8_t>(axis_of(i, layout, sections));
+  }
+  cuda::mrope_table(positions.data<std::int32_t>(), pairs, positions.dim(0), cos.data<float>(),
+                    sin.data<float>(), stream);
+}
+
 }  // namespace
 
 void mrope_table(Stream& s, const Tensor& positions, std::span<const float> inv_freq,
@@ -26,6 +44,11 @@ void mrope_table(Stream& s, const Tensor& positions, std::span<const float> inv_
   check_shape(op, "positions", positions, DType::i32, {rows, 3});
   check_shape(op, "cos", cos, DType::f32, {rows, pairs});
   check_shape(op, "sin", sin, DType::f32, {rows, pairs});
+  check_device(op, s, positions, cos, sin);
+  if (on_cuda(s, [&](auto stream) {
+        mrope_on_cuda(positions, inv_freq, layout, sections, cos, sin, stream);
+      }))
+    return;
   const auto* at = positions.data<std::int32_t>();
   s.parallel_for(rows, grain_for(10.0 * static_cast<double>(pairs)), [&](auto begin, auto end) {
     for (auto t = begin; t < end; ++t) {
@@ -52,6 +75,13 @@ void qk_norm_rope(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm, cons
   check_shape(op, "sin", sin, DType::f32, {rows, heads.dim / 2});
   if (q_norm.defined()) check_shape(op, "q_norm", q_norm, DType::f32, {heads.dim});
   if (k_norm.defined()) check_shape(op, "k_norm", k_norm, DType::f32, {heads.dim});
+  check_device(op, s, qkv, q_norm, k_norm, cos, sin);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::rope({qkv.data<float>(), heads.q, heads.kv, heads.dim, q_norm.data<float>(),
+                    k_norm.data<float>(), eps, cos.data<float>(), sin.data<float>()},
+                   rows, stream);
+      }))
+    return;
   const auto& kernel = cpu::kernels();
   s.parallel_for(rows, grain_for(0.45 * static_cast<double>(width)), [&](auto begin, auto end) {
     cpu::RopeArgs a{};

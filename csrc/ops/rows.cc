@@ -3,6 +3,8 @@
 
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cuda/kernels.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r::ops {
@@ -35,6 +37,21 @@ void unpack_row(const LinearWeight& w, std::int64_t id, float* out) {
     out[i] = std::bit_cast<float>(static_cast<std::uint32_t>(p[i / 2 * 32 + i % 2]) << 16);
 }
 
+// A template, so that it exists only where it is called.
+template <class CudaStream>
+void embedding_on_cuda(const Tensor& ids, const LinearWeight& table, const Tensor& out,
+                       CudaStream stream) {
+  const auto* id = ids.data<std::int32_t>();
+  const void* packed = table.packed.data<void>();
+  const std::int64_t rows = ids.dim(0), k = table.k;
+  if (table.format == WeightFormat::f32)
+    cuda::embedding_f32(id, packed, rows, k, out.data<float>(), stream);
+  else if (table.format == WeightFormat::bf16)
+    cuda::embedding_bf16(id, packed, rows, k, out.data<float>(), stream);
+  else
+    cuda::embedding_w4(id, packed, rows, k, table.group, out.data<float>(), stream);
+}
+
 double row_ns(std::int64_t h) { return 20.0 + 0.1 * static_cast<double>(h); }
 
 }  // namespace
@@ -45,6 +62,8 @@ void embedding(Stream& s, const Tensor& ids, const LinearWeight& table, Tensor o
   DR_CHECK(table.defined()) << op << ": the table is undefined";
   const std::int64_t count = ids.dim(0);
   check_shape(op, "out", out, DType::f32, {count, table.k});
+  check_device(op, s, ids, table.packed, out);
+  if (on_cuda(s, [&](auto stream) { embedding_on_cuda(ids, table, out, stream); })) return;
   const auto* id = ids.data<std::int32_t>();
   check_ids(op, "ids", id, count, table.n);
   float* y = out.data<float>();
@@ -60,6 +79,12 @@ void gather_rows(Stream& s, const Tensor& x, const Tensor& index, Tensor out) {
   check_rank(op, "index", index, DType::i32, 1);
   const std::int64_t h = x.dim(1), count = index.dim(0);
   check_shape(op, "out", out, DType::f32, {count, h});
+  check_device(op, s, x, index, out);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::gather_rows(x.data<float>(), index.data<std::int32_t>(), count, h, out.data<float>(),
+                          stream);
+      }))
+    return;
   const auto* at = index.data<std::int32_t>();
   check_ids(op, "index", at, count, x.dim(0));
   const float* from = x.data<float>();
@@ -77,18 +102,23 @@ struct Scatter {
   const float* y;
   float* x;
 };
-Scatter check_scatter(const char* op, const Tensor& y, const Tensor& index, const Tensor& x) {
+Scatter check_scatter(const char* op, const Stream& s, const Tensor& y, const Tensor& index,
+                      const Tensor& x) {
   check_rank(op, "x", x, DType::f32, 2);
   check_rank(op, "index", index, DType::i32, 1);
   check_shape(op, "y", y, DType::f32, {index.dim(0), x.dim(1)});
+  check_device(op, s, y, index, x);
   const auto* at = index.data<std::int32_t>();
-  check_ids(op, "index", at, index.dim(0), x.dim(0));
+  if (!s.device().on_cuda()) check_ids(op, "index", at, index.dim(0), x.dim(0));
   return {x.dim(1), index.dim(0), at, y.data<float>(), x.data<float>()};
 }
 }  // namespace
 
 void scatter_add_rows(Stream& s, const Tensor& y, const Tensor& index, Tensor x) {
-  const Scatter a = check_scatter("scatter_add_rows", y, index, x);
+  const Scatter a = check_scatter("scatter_add_rows", s, y, index, x);
+  if (on_cuda(s,
+              [&](auto stream) { cuda::scatter_add_rows(a.y, a.at, a.count, a.h, a.x, stream); }))
+    return;
   const auto& kernel = cpu::kernels();
   s.parallel_for(a.count, grain_for(row_ns(a.h)), [&](auto begin, auto end) {
     for (auto i = begin; i < end; ++i) kernel.add(a.x + a.at[i] * a.h, a.y + i * a.h, a.h);
@@ -96,7 +126,9 @@ void scatter_add_rows(Stream& s, const Tensor& y, const Tensor& index, Tensor x)
 }
 
 void scatter_rows(Stream& s, const Tensor& y, const Tensor& index, Tensor x) {
-  const Scatter a = check_scatter("scatter_rows", y, index, x);
+  const Scatter a = check_scatter("scatter_rows", s, y, index, x);
+  if (on_cuda(s, [&](auto stream) { cuda::scatter_rows(a.y, a.at, a.count, a.h, a.x, stream); }))
+    return;
   s.parallel_for(a.count, grain_for(row_ns(a.h)), [&](auto begin, auto end) {
     for (auto i = begin; i < end; ++i)
       std::memcpy(a.x + a.at[i] * a.h, a.y + i * a.h,
@@ -113,6 +145,12 @@ void bilinear_rows(Stream& s, const Tensor& table, const Tensor& index, const Te
   check_shape(op, "index", index, DType::i32, {count, 4});
   check_shape(op, "weight", weight, DType::f32, {count, 4});
   check_shape(op, "out", out, DType::f32, {count, h});
+  check_device(op, s, table, index, weight, out);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::bilinear_rows(table.data<float>(), index.data<std::int32_t>(), weight.data<float>(),
+                            count, h, out.data<float>(), stream);
+      }))
+    return;
   const auto* at = index.data<std::int32_t>();
   check_ids(op, "index", at, count * 4, table.dim(0));
   const auto& kernel = cpu::kernels();

@@ -4,8 +4,11 @@
 
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cuda/kernels.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 #include "ops/philox.h"
+#include "ops/sampling.h"
 
 namespace dream_r::ops {
 namespace {
@@ -165,14 +168,6 @@ std::int32_t draw_any(const cpu::Kernels& kernel, std::span<const float> x, floa
   return last;
 }
 
-void check_args(std::span<const float> logits, const SamplingParams& p) {
-  DR_CHECK(!logits.empty()) << "sample: no logits";
-  DR_CHECK(p.temperature >= 0 && p.repetition_penalty > 0 && p.top_k >= 0 && p.min_p >= 0 &&
-           p.min_p <= 1 && p.top_p >= 0)
-      << "sample: temperature " << p.temperature << ", top_k " << p.top_k << ", top_p " << p.top_p
-      << ", min_p " << p.min_p << ", repetition_penalty " << p.repetition_penalty;
-}
-
 }  // namespace
 
 float uniform(const SampleKey& key) {
@@ -187,7 +182,8 @@ float uniform(const SampleKey& key) {
 std::int32_t sample(std::span<float> logits, const SamplingParams& params,
                     std::span<const std::int32_t> seen, std::span<const std::int32_t> suppressed,
                     const SampleKey& key) {
-  check_args(logits, params);
+  DR_CHECK(!logits.empty()) << "sample: no logits";
+  check_sampling("sample", params);
   const auto n = static_cast<std::int64_t>(logits.size());
   check_ids("sample", "seen", seen.data(), static_cast<std::int64_t>(seen.size()), n);
   check_ids("sample", "suppressed", suppressed.data(), static_cast<std::int64_t>(suppressed.size()),
@@ -225,6 +221,11 @@ void log_sum_exp(Stream& s, const Tensor& x, Tensor out) {
   check_rank("log_sum_exp", "x", x, DType::f32, 2);
   const std::int64_t rows = x.dim(0), n = x.dim(1);
   check_shape("log_sum_exp", "out", out, DType::f32, {rows});
+  check_device("log_sum_exp", s, x, out);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::log_sum_exp(x.data<float>(), rows, n, out.data<float>(), stream);
+      }))
+    return;
   const auto& kernel = cpu::kernels();
   s.parallel_for(rows, grain_for(0.5 * static_cast<double>(n)), [&](auto begin, auto end) {
     for (auto t = begin; t < end; ++t) {

@@ -1,5 +1,7 @@
 // Rotation of the vision tower's queries and keys. Plain loops: beside the linear layers of the
 // same tokens (hidden times more work) its time does not show.
+#include "ops/cuda/kernels.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r::ops {
@@ -24,6 +26,12 @@ void rotate_half(Stream& s, Tensor qkv, int heads, int dim, const Tensor& cos, c
   DR_CHECK(cos.shape() == angles && sin.shape() == angles)
       << "rotate_half: cos " << cos.shape().str() << ", sin " << sin.shape().str() << ", wanted "
       << angles.str();
+  check_device("rotate_half", s, qkv, cos, sin);
+  if (on_cuda(s, [&](auto stream) {
+        cuda::rope({qkv.f32(), heads, heads, dim, nullptr, nullptr, 0.0f, cos.f32(), sin.f32()},
+                   qkv.dim(0), stream);
+      }))
+    return;
   const int half = dim / 2;
   float* x = qkv.f32();
   const float* c = cos.f32();

@@ -41,7 +41,7 @@ TEST_CASE("borrowed memory is kept as long as a view of it") {
 }
 
 TEST_CASE("an arena hands out the same aligned addresses after reset") {
-  Arena a(1024);
+  Arena a({}, 1024);
   const auto sizes = {1, 100, 7, 300, 2000, 64};
   std::vector<std::byte*> first;
   for (const int n : sizes) first.push_back(a.take({n}, DType::f32).data<std::byte>());

@@ -1,9 +1,11 @@
 #pragma once
-// Random tensors, the instruction sets of this machine, and comparisons.
+// Random tensors, the instruction sets and devices of this machine, and comparisons.
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "doctest.h"
@@ -71,6 +73,85 @@ void each_isa(F&& f, const std::vector<const cpu::Kernels*>& tables = cpu::isa_t
     Stream s(1);
     f(s);
   }
+}
+
+inline bool cuda_is_here() { return kHasCuda && cuda::unusable().empty(); }
+
+// Runs f(stream) as each_isa does, then on the first CUDA device where there is one.
+template <class F>
+void each_device(F&& f) {
+  each_isa(f);
+  if (!cuda_is_here()) return;
+  CAPTURE(std::string("cuda"));
+  Stream s(cuda_device());
+  f(s);
+}
+
+// Another stream of s's device; on the CPU one of two threads.
+inline std::unique_ptr<Stream> another(const Stream& s) {
+  return s.device().on_cuda() ? std::make_unique<Stream>(s.device()) : std::make_unique<Stream>(2);
+}
+
+// Host tensors on the stream's device for one op, and its outputs back. A tensor that is named
+// twice is one there too.
+class Visit {
+ public:
+  explicit Visit(Stream& s) : s_(s) {}
+  Tensor there(const Tensor& t) {
+    for (const Trip& trip : trips_)
+      if (t.defined() && trip.here.data<std::byte>() == t.data<std::byte>() &&
+          trip.here.shape() == t.shape())
+        return trip.there;
+    trips_.push_back({t, ops::copy_to(s_, t, s_.device())});
+    return trips_.back().there;
+  }
+  LinearWeight there(LinearWeight w) {
+    w.packed = there(w.packed);
+    w.bias = there(w.bias);
+    return w;
+  }
+  // An output: copied back by home().
+  Tensor out(const Tensor& t) {
+    outputs_.push_back(t);
+    return there(t);
+  }
+  void home() {
+    for (const Tensor& t : outputs_)
+      if (t.defined()) ops::copy(s_, there(t), t);
+  }
+
+ private:
+  struct Trip {
+    Tensor here, there;
+  };
+  Stream& s_;
+  std::vector<Trip> trips_;
+  std::vector<Tensor> outputs_;
+};
+
+// An argument of an op as its parameter of type P wants it: inputs are `const Tensor&`, outputs
+// `Tensor`.
+template <class P>
+decltype(auto) argument(Visit& visit, std::type_identity_t<P>& a) {
+  if constexpr (std::is_same_v<P, const Tensor&>)
+    return visit.there(a);
+  else if constexpr (std::is_same_v<P, Tensor>)
+    return visit.out(a);
+  else if constexpr (std::is_same_v<P, const LinearWeight&>)
+    return visit.there(a);
+  else if constexpr (std::is_same_v<P, ops::KvLayer>)
+    return ops::KvLayer{visit.out(a.k), visit.out(a.v)};
+  else
+    return (a);
+}
+
+// op(s, args...) with tensors of the host, wherever `s` runs.
+template <class... P>
+void run(Stream& s, void (*op)(Stream&, P...), std::type_identity_t<P>... args) {
+  if (!s.device().on_cuda()) return op(s, args...);
+  Visit visit(s);
+  op(s, argument<P>(visit, args)...);
+  visit.home();
 }
 
 // The portable table with the kernel over tiles on a model of AMX (tile_model.h).

@@ -22,36 +22,36 @@ double silu(double x) { return x / (1 + std::exp(-x)); }
 }  // namespace
 
 TEST_CASE("rms_norm and add_rms_norm") {
-  each_isa([](Stream& s) {
+  each_device([](Stream& s) {
     Random r;
     for (const int h : {1, 5, 16, 33, 96, 100, 256, 1027}) {
       const Tensor x = r.tensor({3, h}, 3.0f), w = r.tensor({h}), delta = r.tensor({3, h});
       Tensor out = filled({3, h}, 0);
-      ops::rms_norm(s, x, w, 1e-6f, out);
+      run(s, ops::rms_norm, x, w, 1e-6f, out);
       CHECK(error(out, rms_oracle(x, w, 1e-6)) < 5e-6);
       Tensor in_place = copy(x);
-      ops::rms_norm(s, in_place, w, 1e-6f, in_place);
+      run(s, ops::rms_norm, in_place, w, 1e-6f, in_place);
       CHECK(same_bits(in_place, out));
       Tensor residual = copy(x), sum = copy(x), fused = filled({3, h}, 0);
-      ops::add(s, sum, delta);
+      run(s, ops::add, sum, delta);
       for (int i = 0; i < 3 * h; ++i) CHECK(sum.f32()[i] == x.f32()[i] + delta.f32()[i]);
-      ops::add_rms_norm(s, residual, delta, w, 1e-6f, fused);
+      run(s, ops::add_rms_norm, residual, delta, w, 1e-6f, fused);
       CHECK(same_bits(residual, sum));
-      ops::rms_norm(s, sum, w, 1e-6f, out);
+      run(s, ops::rms_norm, sum, w, 1e-6f, out);
       CHECK(same_bits(fused, out));
     }
   });
 }
 
 TEST_CASE("layer_norm") {
-  each_isa([](Stream& s) {
+  each_device([](Stream& s) {
     Random r;
     for (const int h : {1, 7, 16, 64, 72, 1152, 1155}) {
       Tensor x = r.tensor({2, h});
       for (int i = 0; i < h; ++i) x.f32()[i] += 10.0f;  // a mean that a naive variance would feel
       const Tensor w = r.tensor({h}), b = r.tensor({h});
       Tensor out = filled({2, h}, 0);
-      ops::layer_norm(s, x, w, b, 1e-6f, out);
+      run(s, ops::layer_norm, x, w, b, 1e-6f, out);
       std::vector<double> want;
       for (int t = 0; t < 2; ++t) {
         double mean = 0, var = 0;
@@ -67,12 +67,12 @@ TEST_CASE("layer_norm") {
 }
 
 TEST_CASE("silu_mul and both gelus") {
-  each_isa([](Stream& s) {
+  each_device([](Stream& s) {
     Random r;
     for (const int f : {1, 16, 37, 768}) {
       const Tensor gate_up = r.tensor({3, 2 * f}, 4.0f);
       Tensor out = filled({3, f}, 0);
-      ops::silu_mul(s, gate_up, out);
+      run(s, ops::silu_mul, gate_up, out);
       std::vector<double> want, erf, tanh;
       for (int t = 0; t < 3; ++t)
         for (int i = 0; i < f; ++i)
@@ -84,22 +84,22 @@ TEST_CASE("silu_mul and both gelus") {
         tanh.push_back(0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))));
       }
       Tensor x = copy(gate_up);
-      ops::gelu(s, x, ops::Gelu::exact);
+      run(s, ops::gelu, x, ops::Gelu::exact);
       CHECK(error(x, erf) < 2e-6);
       x = copy(gate_up);
-      ops::gelu(s, x, ops::Gelu::tanh);
+      run(s, ops::gelu, x, ops::Gelu::tanh);
       CHECK(error(x, tanh) < 2e-6);
     }
   });
 }
 
 TEST_CASE("activations saturate without NaN") {
-  each_isa([](Stream& s) {
+  each_device([](Stream& s) {
     Tensor gate_up = filled({1, 8}, 1.0f);
     const float extreme[] = {-200.0f, 200.0f, -3e38f, 3e38f};
     std::memcpy(gate_up.f32(), extreme, sizeof extreme);
     Tensor out = filled({1, 4}, 0);
-    ops::silu_mul(s, gate_up, out);
+    run(s, ops::silu_mul, gate_up, out);
     CHECK(std::abs(out.f32()[0]) < 1e-30f);
     CHECK(out.f32()[1] == 200.0f);
     CHECK(std::abs(out.f32()[2]) <= 1.0f);
@@ -108,22 +108,23 @@ TEST_CASE("activations saturate without NaN") {
 }
 
 TEST_CASE("rows do not depend on their neighbours or on the thread count") {
-  each_isa([](Stream& one) {
-    Stream two(2);
+  each_device([](Stream& one) {
+    const auto second = another(one);
+    Stream& two = *second;
     Random r;
     const Tensor x = r.tensor({300, 200}), w = r.tensor({200}), b = r.tensor({200});
     Tensor all = filled({300, 200}, 0), split = filled({300, 200}, 0), row = filled({1, 200}, 0);
-    ops::rms_norm(one, x, w, 1e-6f, all);
-    ops::rms_norm(two, x, w, 1e-6f, split);
+    run(one, ops::rms_norm, x, w, 1e-6f, all);
+    run(two, ops::rms_norm, x, w, 1e-6f, split);
     CHECK(same_bits(all, split));
-    ops::rms_norm(one, x.rows(37, 38), w, 1e-6f, row);
+    run(one, ops::rms_norm, x.rows(37, 38), w, 1e-6f, row);
     CHECK(same_bits(row, all.rows(37, 38)));
-    ops::layer_norm(two, x, w, b, 1e-6f, all);
-    ops::layer_norm(one, x.rows(37, 38), w, b, 1e-6f, row);
+    run(two, ops::layer_norm, x, w, b, 1e-6f, all);
+    run(one, ops::layer_norm, x.rows(37, 38), w, b, 1e-6f, row);
     CHECK(same_bits(row, all.rows(37, 38)));
     Tensor g1 = copy(x), g2 = copy(x);
-    ops::gelu(one, g1, ops::Gelu::exact);
-    ops::gelu(two, g2, ops::Gelu::exact);
+    run(one, ops::gelu, g1, ops::Gelu::exact);
+    run(two, ops::gelu, g2, ops::Gelu::exact);
     CHECK(same_bits(g1, g2));
   });
 }
@@ -133,11 +134,11 @@ TEST_CASE("norms reject wrong shapes") {
   Random r;
   const Tensor x = r.tensor({3, 8}), w = r.tensor({8}), short_w = r.tensor({7});
   Tensor out = filled({3, 8}, 0), wrong = filled({2, 8}, 0);
-  CHECK(rejects("rms_norm", [&] { ops::rms_norm(s, x, short_w, 1e-6f, out); }));
-  CHECK(rejects("rms_norm", [&] { ops::rms_norm(s, x, w, 1e-6f, wrong); }));
-  CHECK(rejects("add_rms_norm", [&] { ops::add_rms_norm(s, wrong, x, w, 1e-6f, wrong); }));
-  CHECK(rejects("layer_norm", [&] { ops::layer_norm(s, x, w, short_w, 1e-6f, out); }));
-  CHECK(rejects("silu_mul", [&] { ops::silu_mul(s, x, out); }));
-  CHECK(rejects("add", [&] { ops::add(s, out, wrong); }));
-  CHECK(rejects("gelu", [&] { ops::gelu(s, ints({1, 2}), ops::Gelu::exact); }));
+  CHECK(rejects("rms_norm", [&] { run(s, ops::rms_norm, x, short_w, 1e-6f, out); }));
+  CHECK(rejects("rms_norm", [&] { run(s, ops::rms_norm, x, w, 1e-6f, wrong); }));
+  CHECK(rejects("add_rms_norm", [&] { run(s, ops::add_rms_norm, wrong, x, w, 1e-6f, wrong); }));
+  CHECK(rejects("layer_norm", [&] { run(s, ops::layer_norm, x, w, short_w, 1e-6f, out); }));
+  CHECK(rejects("silu_mul", [&] { run(s, ops::silu_mul, x, out); }));
+  CHECK(rejects("add", [&] { run(s, ops::add, out, wrong); }));
+  CHECK(rejects("gelu", [&] { run(s, ops::gelu, ints({1, 2}), ops::Gelu::exact); }));
 }

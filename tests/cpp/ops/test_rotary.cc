@@ -4,35 +4,38 @@ using namespace dream_r;
 using namespace dream_r::test;
 
 TEST_CASE("mrope_table takes each pair's angle from its axis") {
-  Stream s(2);
-  const int pairs = 12;
-  const std::array<int, 3> sections = {6, 3, 3};
-  std::vector<float> inv_freq;
-  for (int i = 0; i < pairs; ++i) inv_freq.push_back(std::pow(5e6f, -2.0f * i / 24));
-  Tensor positions = Tensor::empty({40, 3}, DType::i32);
-  Random r;
-  for (int i = 0; i < 120; ++i) positions.data<int>()[i] = r.below(i < 60 ? 50 : 200000);
-  Tensor cos = filled({40, pairs}, 0), sin = filled({40, pairs}, 0);
-  const auto check = [&](ops::MropeLayout layout, const std::vector<int>& axis) {
-    ops::mrope_table(s, positions, inv_freq, layout, sections, cos, sin);
-    std::vector<double> want_cos, want_sin;
-    for (int t = 0; t < 40; ++t)
-      for (int i = 0; i < pairs; ++i) {
-        const auto at = static_cast<float>(positions.data<int>()[t * 3 + axis[i]]);
-        const float angle = at * inv_freq[i];
-        want_cos.push_back(std::cos(static_cast<double>(angle)));
-        want_sin.push_back(std::sin(static_cast<double>(angle)));
-      }
-    CHECK(error(cos, want_cos) < 1e-7);
-    CHECK(error(sin, want_sin) < 1e-7);
-  };
-  using enum ops::MropeLayout;
-  // Height owns pairs 1, 4, 7; width owns 2, 5, 8; time the rest.
-  check(interleaved, {0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0});
-  check(chunked, {0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2});
-  CHECK(rejects("mrope_table", [&] {
-    ops::mrope_table(s, positions, inv_freq, chunked, sections, cos, filled({40, 11}, 0));
-  }));
+  each_device([](Stream& one) {
+    const auto second = another(one);
+    Stream& s = *second;
+    const int pairs = 12;
+    const std::array<int, 3> sections = {6, 3, 3};
+    std::vector<float> inv_freq;
+    for (int i = 0; i < pairs; ++i) inv_freq.push_back(std::pow(5e6f, -2.0f * i / 24));
+    Tensor positions = Tensor::empty({40, 3}, DType::i32);
+    Random r;
+    for (int i = 0; i < 120; ++i) positions.data<int>()[i] = r.below(i < 60 ? 50 : 200000);
+    Tensor cos = filled({40, pairs}, 0), sin = filled({40, pairs}, 0);
+    const auto check = [&](ops::MropeLayout layout, const std::vector<int>& axis) {
+      run(s, ops::mrope_table, positions, inv_freq, layout, sections, cos, sin);
+      std::vector<double> want_cos, want_sin;
+      for (int t = 0; t < 40; ++t)
+        for (int i = 0; i < pairs; ++i) {
+          const auto at = static_cast<float>(positions.data<int>()[t * 3 + axis[i]]);
+          const float angle = at * inv_freq[i];
+          want_cos.push_back(std::cos(static_cast<double>(angle)));
+          want_sin.push_back(std::sin(static_cast<double>(angle)));
+        }
+      CHECK(error(cos, want_cos) < 1e-7);
+      CHECK(error(sin, want_sin) < 1e-7);
+    };
+    using enum ops::MropeLayout;
+    // Height owns pairs 1, 4, 7; width owns 2, 5, 8; time the rest.
+    check(interleaved, {0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0});
+    check(chunked, {0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2});
+    CHECK(rejects("mrope_table", [&] {
+      run(s, ops::mrope_table, positions, inv_freq, chunked, sections, cos, filled({40, 11}, 0));
+    }));
+  });
 }
 
 namespace {
@@ -63,7 +66,7 @@ std::vector<double> rope_oracle(const Tensor& qkv, ops::Heads h, const Tensor& q
 }  // namespace
 
 TEST_CASE("qk_norm_rope norms and turns queries and keys, not values") {
-  each_isa([](Stream& s) {
+  each_device([](Stream& s) {
     Random r;
     for (const int dim : {16, 32, 48, 128}) {
       const ops::Heads h{4, 2, dim};
@@ -72,35 +75,41 @@ TEST_CASE("qk_norm_rope norms and turns queries and keys, not values") {
       for (const bool norm : {true, false}) {
         const Tensor qn = norm ? r.tensor({dim}) : Tensor(), kn = norm ? r.tensor({dim}) : Tensor();
         Tensor x = copy(before);
-        ops::qk_norm_rope(s, x, h, qn, kn, 1e-6f, cos, sin);
+        run(s, ops::qk_norm_rope, x, h, qn, kn, 1e-6f, cos, sin);
         CHECK(error(x, rope_oracle(before, h, qn, kn, cos, sin)) < 2e-5);
         Tensor row = copy(before.rows(4, 5));
-        ops::qk_norm_rope(s, row, h, qn, kn, 1e-6f, cos.rows(4, 5), sin.rows(4, 5));
+        run(s, ops::qk_norm_rope, row, h, qn, kn, 1e-6f, cos.rows(4, 5), sin.rows(4, 5));
         CHECK(same_bits(row, x.rows(4, 5)));
       }
       Tensor x = copy(before);
       CHECK(rejects("qk_norm_rope",
-                    [&] { ops::qk_norm_rope(s, x, {4, 1, dim}, {}, {}, 1e-6f, cos, sin); }));
-      CHECK(rejects("qk_norm_rope", [&] { ops::qk_norm_rope(s, x, h, cos, {}, 1e-6f, cos, sin); }));
+                    [&] { run(s, ops::qk_norm_rope, x, {4, 1, dim}, {}, {}, 1e-6f, cos, sin); }));
+      CHECK(rejects("qk_norm_rope",
+                    [&] { run(s, ops::qk_norm_rope, x, h, cos, {}, 1e-6f, cos, sin); }));
     }
   });
 }
 
 TEST_CASE("rotate_half turns queries and keys of any even width") {
-  Random r;
-  for (const int dim : {8, 72, 80}) {
-    const int heads = 3;
-    const Tensor before = r.tensor({21, 3 * heads * dim}), cos = r.tensor({21, dim / 2}),
-                 sin = r.tensor({21, dim / 2});
-    // As heads without norms: 3 query and 3 key heads, 3 value heads untouched.
-    const auto want = rope_oracle(before, {heads, heads, dim}, {}, {}, cos, sin);
-    Stream one(1), two(2);
-    Tensor x = copy(before), y = copy(before);
-    ops::rotate_half(one, x, heads, dim, cos, sin);
-    ops::rotate_half(two, y, heads, dim, cos, sin);
-    CHECK(error(x, want) < 2e-6);
-    CHECK(same_bits(x, y));
-    CHECK(rejects("rotate_half", [&] { ops::rotate_half(one, x, heads + 1, dim, cos, sin); }));
-    CHECK(rejects("rotate_half", [&] { ops::rotate_half(one, x, heads, dim, cos, before); }));
-  }
+  each_device([](Stream& one) {
+    Random r;
+    for (const int dim : {8, 72, 80}) {
+      const int heads = 3;
+      const Tensor before = r.tensor({21, 3 * heads * dim}), cos = r.tensor({21, dim / 2}),
+                   sin = r.tensor({21, dim / 2});
+      // As heads without norms: 3 query and 3 key heads, 3 value heads untouched.
+      const auto want = rope_oracle(before, {heads, heads, dim}, {}, {}, cos, sin);
+      const auto second = another(one);
+      Stream& two = *second;
+      Tensor x = copy(before), y = copy(before);
+      run(one, ops::rotate_half, x, heads, dim, cos, sin);
+      run(two, ops::rotate_half, y, heads, dim, cos, sin);
+      CHECK(error(x, want) < 2e-6);
+      CHECK(same_bits(x, y));
+      CHECK(
+          rejects("rotate_half", [&] { run(one, ops::rotate_half, x, heads + 1, dim, cos, sin); }));
+      CHECK(
+          rejects("rotate_half", [&] { run(one, ops::rotate_half, x, heads, dim, cos, before); }));
+    }
+  });
 }

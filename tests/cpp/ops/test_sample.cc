@@ -72,6 +72,18 @@ std::vector<float> random_logits(Random& r, int n, float scale) {
   return v;
 }
 
+// One token by the stream's device.
+int draw(Stream& s, const std::vector<float>& logits, const SamplingParams& params,
+         const std::vector<std::int32_t>& seen, const std::vector<std::int32_t>& suppressed,
+         const SampleKey& key) {
+  Tensor row = filled({1, static_cast<std::int64_t>(logits.size())}, 0);
+  std::copy(logits.begin(), logits.end(), row.f32());
+  const ops::SampleRow how{params, seen, suppressed, key};
+  std::int32_t id = -1;
+  ops::sample_rows(s, ops::copy_to(s, row, s.device()), std::span(&how, 1), std::span(&id, 1));
+  return id;
+}
+
 const SamplingParams kFilters[] = {
     {.temperature = 1.0f},
     {.temperature = 0.6f, .top_k = 20, .top_p = 0.95f},
@@ -123,7 +135,7 @@ TEST_CASE("uniform depends on every part of the key") {
 }
 
 TEST_CASE("greedy takes the lowest id among equals, NaN never wins") {
-  each_isa([](Stream&) {
+  each_device([](Stream& s) {
     Random r;
     for (const int n : {1, 5, 64, 300, 1000, 5000}) {
       auto logits = random_logits(r, n, 1.0f);
@@ -134,20 +146,22 @@ TEST_CASE("greedy takes the lowest id among equals, NaN never wins") {
         while (hole == first || hole == second) hole = r.below(n);
         logits[hole] = NAN;
       }
-      CHECK(ops::sample(logits, {}, {}, {}, {}) == std::min(first, second));
+      CHECK(draw(s, logits, {}, {}, {}, {}) == std::min(first, second));
       const std::vector<std::int32_t> stop = {std::min(first, second)};
-      if (first != second) CHECK(ops::sample(logits, {}, {}, stop, {}) == std::max(first, second));
+      if (first != second) CHECK(draw(s, logits, {}, {}, stop, {}) == std::max(first, second));
     }
     std::vector<float> none(20, NAN);
-    CHECK(ops::sample(none, {}, {}, {}, {}) == 0);
+    CHECK(draw(s, none, {}, {}, {}, {}) == 0);
+    CHECK(draw(s, none, {.temperature = 1.0f, .top_p = 0.9f}, {}, {}, {}) == 0);
     std::vector<float> pair = {1.0f, 3.0f};
     const std::vector<std::int32_t> seen = {1, 1};
-    CHECK(ops::sample(pair, {.repetition_penalty = 4.0f}, seen, {}, {}) == 0);
+    CHECK(draw(s, pair, {.repetition_penalty = 4.0f}, seen, {}, {}) == 0);
   });
 }
 
 TEST_CASE("each draw is the inverse CDF of the processors' distribution") {
-  each_isa([](Stream&) {
+  each_device([](Stream& s) {
+    const std::uint32_t draws = s.device().on_cuda() ? 12 : 60;  // an emulated one takes its time
     Random r;
     for (const auto& params : kFilters)
       for (const int n : {3, 40, 600, 3000}) {
@@ -156,10 +170,9 @@ TEST_CASE("each draw is the inverse CDF of the processors' distribution") {
         std::vector<std::int32_t> seen, suppressed = {n - 1};
         for (int i = 0; i < 5; ++i) seen.push_back(r.below(n)), seen.push_back(seen[0]);
         const auto want = oracle(logits, params, seen, suppressed);
-        for (std::uint32_t t = 0; t < 60; ++t) {
+        for (std::uint32_t t = 0; t < draws; ++t) {
           const SampleKey key{.seed = 3, .token = t};
-          auto row = logits;
-          const int id = ops::sample(row, params, seen, suppressed, key);
+          const int id = draw(s, logits, params, seen, suppressed, key);
           const double u = ops::uniform(key);
           const double below = std::accumulate(want.begin(), want.begin() + id, 0.0);
           CAPTURE(n);
@@ -206,32 +219,57 @@ TEST_CASE("frequencies follow the distribution") {
 }
 
 TEST_CASE("a draw over a large vocabulary, filtered or not, agrees with the oracle") {
-  Random r;
-  const int n = 151936;
-  const auto logits = random_logits(r, n, 3.0f);
-  for (const auto& params : {kFilters[0], kFilters[1], kFilters[3]}) {
-    const auto want = oracle(logits, params, {}, {});
-    for (std::uint32_t t = 0; t < 5; ++t) {
-      const SampleKey key{.seed = 8, .token = t};
-      auto row = logits;
-      const int id = ops::sample(row, params, {}, {}, key);
-      const double below = std::accumulate(want.begin(), want.begin() + id, 0.0);
-      CHECK(want[id] > 0);
-      CHECK(ops::uniform(key) > below - 1e-6);
-      CHECK(ops::uniform(key) < below + want[id] + 1e-6);
+  each_device([](Stream& s) {
+    Random r;
+    const int n = 151936;
+    const auto logits = random_logits(r, n, 3.0f);
+    for (const auto& params : {kFilters[0], kFilters[1], kFilters[3]}) {
+      const auto want = oracle(logits, params, {}, {});
+      for (std::uint32_t t = 0; t < 5; ++t) {
+        const SampleKey key{.seed = 8, .token = t};
+        const int id = draw(s, logits, params, {}, {}, key);
+        const double below = std::accumulate(want.begin(), want.begin() + id, 0.0);
+        CHECK(want[id] > 0);
+        CHECK(ops::uniform(key) > below - 1e-6);
+        CHECK(ops::uniform(key) < below + want[id] + 1e-6);
+      }
     }
-  }
+  });
+}
+
+TEST_CASE("rows are sampled each by its own choice, as one by one") {
+  each_device([](Stream& s) {
+    Random r(7);
+    const int n = 500, rows = static_cast<int>(std::size(kFilters));
+    const Tensor logits = r.tensor({rows, n}, 2.0f);
+    const std::vector<std::int32_t> seen = {3, 9, 3, 400}, suppressed = {1, 499};
+    std::vector<ops::SampleRow> how;
+    for (int i = 0; i < rows; ++i)
+      how.push_back(
+          {kFilters[i], seen, suppressed, {.seed = 5, .token = static_cast<unsigned>(i)}});
+    std::vector<std::int32_t> got(rows, -1);
+    ops::sample_rows(s, ops::copy_to(s, copy(logits), s.device()), how, got);
+    for (int i = 0; i < rows; ++i) {
+      const std::vector<float> row(logits.f32() + i * n, logits.f32() + (i + 1) * n);
+      CHECK(got[i] == draw(s, row, kFilters[i], seen, suppressed, how[i].key));
+    }
+    const Tensor there = ops::copy_to(s, copy(logits), s.device());
+    CHECK(
+        rejects("sample_rows", [&] { ops::sample_rows(s, there, how, std::span(got).first(2)); }));
+    how[0].params.temperature = -1.0f;
+    CHECK(rejects("sample_rows", [&] { ops::sample_rows(s, there, how, got); }));
+  });
 }
 
 TEST_CASE("log_sum_exp") {
-  each_isa([](Stream& s) {
+  each_device([](Stream& s) {
     Random r;
     for (const int n : {1, 17, 300, 4096}) {
       Tensor x = r.tensor({3, n}, 5.0f);
       for (int i = 0; i < n; ++i) x.f32()[n + i] += 1000.0f;
       if (n > 1) x.f32()[0] = -std::numeric_limits<float>::infinity(), x.f32()[1] = 0;
       Tensor out = filled({3}, NAN);
-      ops::log_sum_exp(s, x, out);
+      run(s, ops::log_sum_exp, x, out);
       for (int t = 0; t < 3; ++t) {
         const float* row = x.f32() + t * n;
         const double m = *std::max_element(row, row + n);
@@ -239,7 +277,7 @@ TEST_CASE("log_sum_exp") {
         for (int i = 0; i < n; ++i) z += std::exp(row[i] - m);
         CHECK(out.f32()[t] == doctest::Approx(m + std::log(z)).epsilon(3e-7));
       }
-      CHECK(rejects("log_sum_exp", [&] { ops::log_sum_exp(s, x, filled({2}, 0)); }));
+      CHECK(rejects("log_sum_exp", [&] { run(s, ops::log_sum_exp, x, filled({2}, 0)); }));
     }
   });
 }

@@ -1,0 +1,49 @@
+#pragma once
+// How every kernel is started: launch(kernel, {grid, block, smem_bytes, stream}, args...). One
+// place for what launches have in common (errors, large shared memory, launch attributes), and
+// calls that any C++ compiler reads.
+#include <cuda_runtime.h>
+
+#include <utility>
+
+namespace dream_r::cuda {
+
+// Throws Error with `what` and the runtime's text unless status is cudaSuccess.
+void check(cudaError_t status, const char* what);
+
+struct Launch {
+  dim3 grid, block;
+  std::size_t smem_bytes = 0;  // dynamic shared memory
+  cudaStream_t stream = nullptr;
+  // The kernel calls wait_for_previous_kernel() itself and may start before that one has ended.
+  bool early = false;
+};
+
+template <class... P, class... A>
+void launch(void (*kernel)(P...), const Launch& where, A&&... args) {
+  constexpr std::size_t kPlainBytes = 48 * 1024;  // more must be asked for
+  if (where.smem_bytes > kPlainBytes)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(where.smem_bytes)),
+          "shared memory of a kernel");
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = where.grid;
+  config.blockDim = where.block;
+  config.dynamicSmemBytes = where.smem_bytes;
+  config.stream = where.stream;
+  config.attrs = &early;
+  config.numAttrs = where.early ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<A>(args)...), "a kernel's launch");
+}
+
+}  // namespace dream_r::cuda
+
+// `type* name`: the block's dynamic shared memory, 128-byte aligned.
+#ifndef DR_DYNAMIC_SHARED
+#define DR_DYNAMIC_SHARED(type, name)                                 \
+  extern __shared__ __align__(128) unsigned char dr_dynamic_shared[]; \
+  type* const name = reinterpret_cast<type*>(dr_dynamic_shared)
+#endif
