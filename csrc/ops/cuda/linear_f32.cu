@@ -4,11 +4,11 @@
 // a line of the panel (four rows each, 16 bytes), 64 such lines at a time go along k together, so
 // that a router's few panels still have enough loads under way; the 64 sums of an element are added
 // in order, whatever the rows beside it.
+#include <algorithm>
 #include <cstdint>
 
 #include "ops/cuda/launch.cuh"
-#include "ops/cuda/linear.h"
-#include "ops/cuda/ptx.cuh"
+#include "ops/cuda/linear_source.cuh"
 
 namespace dream_r::cuda {
 namespace {
@@ -30,20 +30,18 @@ __device__ void add_products(const float4* panel, const float* x, int count, int
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    linear_f32_kernel(const float* x, const float* w, const float* bias, int rows, int n, int k,
-                      float* out) {
+// The panel against the rows [first, first + count) of x.
+__device__ void multiply_panel(const float* w, const float* x, const float* bias, int first,
+                               int count, int n, int k, float* out) {
   __shared__ float4 part[kLanes][kRows][kPanel / 4];
-  wait_for_previous_kernel();
   const int lane = threadIdx.x / 4, quad = threadIdx.x % 4;
-  const int first = blockIdx.y * kRows, count = min(kRows, rows - first);
   const float* const panel = w + std::int64_t{blockIdx.x} * k * kPanel;
   float4 sum[kRows] = {};
   add_products(reinterpret_cast<const float4*>(panel), x + std::int64_t{first} * k, count, k, lane,
                quad, sum);
+  __syncthreads();  // the sums of the rows before are read
 #pragma unroll
   for (int r = 0; r < kRows; ++r) part[lane][r][quad] = sum[r];
-  let_next_kernel_start();
   __syncthreads();
   const int row = threadIdx.x / kPanel, j = blockIdx.x * kPanel + threadIdx.x % kPanel;
   if (row >= count || j >= n) return;
@@ -53,14 +51,35 @@ __global__ void __launch_bounds__(kThreads)
   out[std::int64_t{first + row} * n + j] = bias ? v + bias[j] : v;
 }
 
+template <class Source>
+__global__ void __launch_bounds__(kThreads)
+    linear_f32_kernel(const __grid_constant__ Source source, const float* x, const float* bias,
+                      int n, int k, float* out) {
+  wait_for_previous_kernel();
+  const Task task = source.task(blockIdx.y, kRows);
+  for (int first = task.begin; first < task.end; first += kRows)
+    multiply_panel(static_cast<const float*>(task.weight), x, bias, first,
+                   min(kRows, task.end - first), n, k, out);
+}
+
+template <class Source>
+void run(const Source& source, unsigned slots, const float* x, const float* bias, std::int64_t n,
+         std::int64_t k, float* out, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>((n + kPanel - 1) / kPanel), slots);
+  launch(linear_f32_kernel<Source>, {grid, kThreads, 0, stream, true}, source, x, bias,
+         static_cast<int>(n), static_cast<int>(k), out);
+}
+
 }  // namespace
 
 void linear_f32(const LinearProblem& p, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((p.n + kPanel - 1) / kPanel),
-                  static_cast<unsigned>((p.rows + kRows - 1) / kRows));
-  launch(linear_f32_kernel, {grid, kThreads, 0, stream, true}, p.x,
-         static_cast<const float*>(p.weight), p.bias, static_cast<int>(p.rows),
-         static_cast<int>(p.n), static_cast<int>(p.k), p.out);
+  run(OneWeight{p.weight, static_cast<int>(p.rows)},
+      static_cast<unsigned>((p.rows + kRows - 1) / kRows), p.x, p.bias, p.n, p.k, p.out, stream);
+}
+
+void grouped_linear_f32(const GroupedProblem& p, cudaStream_t stream) {
+  run(experts_of(p), static_cast<unsigned>(std::min(p.rows, p.experts)), p.x, nullptr, p.n, p.k,
+      p.out, stream);
 }
 
 }  // namespace dream_r::cuda

@@ -47,7 +47,7 @@ WideScratch pack_x(const LinearShape& s, const WidePlan& plan, const float* x, v
 
 template <class Format>
 void run_linear(const LinearProblem& p, void* scratch, cudaStream_t stream) {
-  const LinearShape s = linear_shape(p.rows, p.n, p.k, static_cast<int>(p.group));
+  const LinearShape s = shape_of(p);
   const OneWeight source{p.weight, s.rows};
   if (is_thin(s, false)) return run_thin<Format>(source, s, 1, p.x, p.bias, p.out, stream);
   const WidePlan plan = wide_plan(s, 0);
@@ -69,11 +69,8 @@ void run_linear(const LinearProblem& p, void* scratch, cudaStream_t stream) {
 
 template <class Format>
 void run_grouped(const GroupedProblem& p, void* scratch, cudaStream_t stream) {
-  const LinearShape s = linear_shape(p.rows, p.n, p.k, static_cast<int>(p.group));
-  Experts source{};
-  std::copy(p.weights, p.weights + p.experts, source.weight);
-  source.begin = p.begin;
-  source.count = static_cast<int>(p.experts);
+  const LinearShape s = shape_of(p);
+  const Experts source = experts_of(p);
   const auto slots = static_cast<int>(std::min(p.rows, p.experts));
   if (is_thin(s, true)) return run_thin<Format>(source, s, slots, p.x, nullptr, p.out, stream);
   const WidePlan plan = wide_plan(s, slots);

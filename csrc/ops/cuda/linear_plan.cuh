@@ -5,12 +5,20 @@
 
 #include <cstddef>
 
+#include "ops/cuda/linear.h"
 #include "ops/cuda/linear_shape.cuh"
 
 namespace dream_r::cuda {
 
 constexpr int kThinRows = 2;               // of x, in the thin kernel
 constexpr int kWideRows = kWarps * kTile;  // of the output, a block's of the wide one
+
+inline LinearShape shape_of(const LinearProblem& p) {
+  return linear_shape(p.rows, p.n, p.k, p.group, p.whole_n);
+}
+inline LinearShape shape_of(const GroupedProblem& p) {
+  return linear_shape(p.rows, p.n, p.k, p.group, p.n);
+}
 
 // Blocks below which a large GPU has idle processors, so the slices get blocks of their own.
 constexpr int kFewBlocks = 132;

@@ -34,11 +34,14 @@ struct LinearShape {
 };
 
 // The slices that give about as many warps as keep a large GPU's memory busy, none below two units
-// (so none is empty).
-constexpr LinearShape linear_shape(std::int64_t rows, std::int64_t n, std::int64_t k, int group) {
+// (so none is empty). Rows selected from a matrix keep its slices, so their sums too.
+inline LinearShape linear_shape(std::int64_t rows, std::int64_t n, std::int64_t k,
+                                std::int64_t group, std::int64_t whole_n) {
   constexpr int kManyWarps = 1024;
-  LinearShape s{static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k), group, 1};
-  while (s.slices < kMostSlices && s.tiles() * s.slices < kManyWarps && s.units() >= 4 * s.slices)
+  LinearShape s{static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k),
+                static_cast<int>(group)};
+  const std::int64_t tiles = (whole_n + kTile - 1) / kTile;
+  while (s.slices < kMostSlices && tiles * s.slices < kManyWarps && s.units() >= 4 * s.slices)
     s.slices *= 2;
   return s;
 }

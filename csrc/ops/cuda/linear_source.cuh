@@ -4,6 +4,7 @@
 // memory.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "ops/cuda/linear.h"
@@ -53,5 +54,13 @@ struct Experts {
     return {};
   }
 };
+
+inline Experts experts_of(const GroupedProblem& p) {
+  Experts e{};
+  std::copy(p.weights, p.weights + p.experts, e.weight);
+  e.begin = p.begin;
+  e.count = static_cast<int>(p.experts);
+  return e;
+}
 
 }  // namespace dream_r::cuda

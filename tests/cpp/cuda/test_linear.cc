@@ -72,14 +72,15 @@ std::vector<float> random_rows(std::int64_t rows, std::int64_t k) {
 }
 
 std::vector<float> product(const TestStream& s, const Matrix& m, const std::vector<float>& x,
-                           const std::vector<float>& bias) {
+                           const std::vector<float>& bias, std::int64_t whole_n = 0) {
   const auto rows = static_cast<std::int64_t>(x.size()) / m.k;
   const DeviceArray<std::uint32_t> w(s, m.packed);
   const DeviceArray<float> xs(s, x), b(s, bias);
   const DeviceArray<float> out(static_cast<std::size_t>(rows * m.n));
-  const DeviceArray<std::byte> scratch(cuda::linear_scratch_bytes(rows, m.n, m.k));
-  const cuda::LinearProblem p{
-      xs.data(), w.data(), bias.empty() ? nullptr : b.data(), out.data(), rows, m.n, m.k, m.group};
+  const cuda::LinearProblem p{xs.data(),  w.data(), bias.empty() ? nullptr : b.data(),
+                              out.data(), rows,     m.n,
+                              m.k,        m.group,  whole_n ? whole_n : m.n};
+  const DeviceArray<std::byte> scratch(m.group < 0 ? 0 : cuda::linear_scratch_bytes(p));
   if (m.group < 0) {
     cuda::linear_f32(p, s);
   } else {
@@ -137,9 +138,9 @@ std::vector<float> grouped(const TestStream& s, const std::vector<Matrix>& m,
   const DeviceArray<float> xs(s, x);
   const DeviceArray<std::int32_t> begins(s, begin);
   const DeviceArray<float> out(static_cast<std::size_t>(rows * m[0].n));
-  const DeviceArray<std::byte> scratch(cuda::grouped_scratch_bytes(rows, m[0].n, m[0].k));
   const cuda::GroupedProblem p{xs.data(), at.data(), begins.data(), out.data(), experts,
                                rows,      m[0].n,    m[0].k,        m[0].group};
+  const DeviceArray<std::byte> scratch(cuda::grouped_scratch_bytes(p));
   (m[0].group ? cuda::grouped_linear_w4 : cuda::grouped_linear_bf16)(p, scratch.data(), s);
   return out.host(s);
 }
@@ -180,6 +181,38 @@ TEST_CASE("a row of a product does not depend on the rows beside it") {
       CAPTURE(rows);
       CHECK(product(s, m, part(x, m.k, 31, 31 + rows), {}) == part(all, m.n, 31, 31 + rows));
     }
+  }
+}
+
+TEST_CASE("matrices as the library reads them") {
+  const TestStream s;
+  for (const Matrix& m : {bf16_matrix(37, 40), w4_matrix(37, 192, 64)}) {
+    const auto x = random_rows(3, m.k);
+    const DeviceArray<std::uint32_t> w(s, m.packed);
+    const DeviceArray<float> xs(s, x);
+    const DeviceArray<std::uint16_t> rows(20 * m.k), rounded(x.size());
+    const cuda::LinearProblem p{xs.data(), w.data(), nullptr, nullptr, 3, m.n, m.k, m.group, m.n};
+    cuda::unpack_rows(p, 17, 20, rows.data(), s);
+    cuda::round_rows(p, rounded.data(), s);
+    std::vector<std::uint16_t> want_rows, want_x;
+    for (std::int64_t i = 17 * m.k; i < 37 * m.k; ++i) want_rows.push_back(bf16(m.dense[i]).bits);
+    for (const float v : x) want_x.push_back(bf16(v).bits);
+    CHECK(rows.host(s) == want_rows);
+    CHECK(rounded.host(s) == want_x);
+  }
+}
+
+TEST_CASE("rows selected from a matrix keep its slices of k") {
+  const TestStream s;
+  const Matrix whole = bf16_matrix(48, 1024);
+  Matrix first = whole;
+  first.n = 16;
+  first.packed.resize(whole.packed.size() / 3);
+  const auto x = random_rows(1, 1024);
+  for (const int n : {48, 16384, 40000}) {  // four slices, two, one
+    auto all = product(s, whole, x, {}, n);
+    all.resize(16);
+    CHECK(product(s, first, x, {}, n) == all);
   }
 }
 

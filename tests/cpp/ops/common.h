@@ -99,6 +99,7 @@ class Visit {
     trips_.push_back({t, ops::copy_to(s_, t, s_.device())});
     return trips_.back().there;
   }
+  LinearWeight there(const LinearWeight& w) { return copy_to(s_, w, s_.device()); }
   // An output: copied back by home().
   Tensor out(const Tensor& t) {
     outputs_.push_back(t);
@@ -126,6 +127,8 @@ decltype(auto) argument(Visit& visit, const A& a) {
     return visit.there(a);
   else if constexpr (std::is_same_v<P, Tensor>)
     return visit.out(a);
+  else if constexpr (std::is_same_v<P, const LinearWeight&>)
+    return visit.there(a);
   else if constexpr (std::is_same_v<P, ops::KvLayer>)
     return ops::KvLayer{visit.out(a.k), visit.out(a.v)};
   else
@@ -146,9 +149,8 @@ const cpu::Kernels& tile_model_table();
 
 template <class F>
 void each_linear(F&& f) {
-  auto tables = cpu::isa_tables();
-  tables.push_back(&tile_model_table());
-  each_isa(f, tables);
+  each_device(f);
+  each_isa(f, {&tile_model_table()});
 }
 
 // True when f throws an Error whose text begins with the op's name.
