@@ -61,7 +61,7 @@ void TextPass::attend(int index) {
 void TextPass::mix(const TextLayer& layer) {
   ops::linear(stream_, attended_, layer.o, delta_);
   ops::add_rms_norm(stream_, x_, delta_, layer.post_norm, config_.rms_eps, normed_);
-  if (!layer.moe.experts.empty()) return experts_.run(layer.moe, normed_, delta_);
+  if (!layer.moe.gate_up.empty()) return experts_.run(layer.moe, normed_, delta_);
   ops::linear(stream_, normed_, layer.gate_up, gate_up_);
   ops::silu_mul(stream_, gate_up_, act_);
   ops::linear(stream_, act_, layer.down, delta_);

@@ -30,18 +30,9 @@ void ExpertPass::run(const MoeWeights& weights, const Tensor& x, Tensor out) {
   ops::moe_route(stream_, logits, config_.moe.renormalise, expert, weight);
   ops::moe_group(stream_, expert, token, place, begin_);
   ops::gather_rows(stream_, x, token, grouped);
-  const auto* begin = begin_.data<std::int32_t>();
-  const auto each = [&](auto&& fn) {
-    for (std::size_t e = 0; e < weights.experts.size(); ++e)
-      if (begin[e] < begin[e + 1]) fn(weights.experts[e], begin[e], begin[e + 1]);
-  };
-  each([&](const ExpertWeights& w, std::int64_t from, std::int64_t to) {
-    ops::linear(stream_, grouped.rows(from, to), w.gate_up, gate_up.rows(from, to));
-  });
+  ops::grouped_linear(stream_, grouped, weights.gate_up, begin_, gate_up);
   ops::silu_mul(stream_, gate_up, act);
-  each([&](const ExpertWeights& w, std::int64_t from, std::int64_t to) {
-    ops::linear(stream_, act.rows(from, to), w.down, grouped.rows(from, to));
-  });
+  ops::grouped_linear(stream_, act, weights.down, begin_, grouped);
   ops::moe_combine(stream_, grouped, place, weight, out);
 }
 

@@ -58,7 +58,8 @@ LinearWeight VlModel::keyword_head(std::span<const std::int32_t> ids) const {
   for (const std::int32_t id : ids)
     DR_CHECK(id >= 0 && id < config_.text.vocab)
         << "keyword " << id << " of " << config_.text.vocab;
-  return select_rows(text_.head, ids);
+  Stream stream(text_.head.packed.device());
+  return select_rows(stream, text_.head, ids);
 }
 
 std::size_t VlModel::weight_bytes() const {

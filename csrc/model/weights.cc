@@ -15,27 +15,23 @@ bool transposed_experts(const Loader& load, const std::string& gate_up, const st
                     : load.has(down) && load.shape(down) == Shape({e, f, h});
 }
 
-std::vector<ExpertWeights> load_experts(Loader& load, const std::string& at, const TextConfig& c) {
+void load_experts(Loader& load, const std::string& at, const TextConfig& c, MoeWeights& moe) {
   const std::int64_t h = c.hidden, f = c.moe.ffn;
-  std::vector<ExpertWeights> experts(static_cast<std::size_t>(c.moe.experts));
   const std::string gate_up = at + "gate_up_proj", down = at + "down_proj";
   for (const std::string& fused : {gate_up, down})
     load.refuse_quantized(fused,
                           "INT4 experts in one tensor are not supported, one by one they are");
   if (!load.has(gate_up)) {
-    for (std::size_t i = 0; i < experts.size(); ++i) {
+    for (int i = 0; i < c.moe.experts; ++i) {
       const std::string one = at + std::to_string(i) + ".";
-      experts[i] = {load.stacked(one, {{"gate_proj", f}, {"up_proj", f}}, h),
-                    load.matrix(one + "down_proj", h, f)};
+      moe.gate_up.push_back(load.stacked(one, {{"gate_proj", f}, {"up_proj", f}}, h));
+      moe.down.push_back(load.matrix(one + "down_proj", h, f));
     }
-    return experts;
+    return;
   }
   const bool transposed = transposed_experts(load, gate_up, down, c);
-  std::vector<LinearWeight> wide = load.fused(gate_up, c.moe.experts, 2 * f, h, transposed);
-  std::vector<LinearWeight> narrow = load.fused(down, c.moe.experts, h, f, transposed);
-  for (std::size_t i = 0; i < experts.size(); ++i)
-    experts[i] = {std::move(wide[i]), std::move(narrow[i])};
-  return experts;
+  moe.gate_up = load.fused(gate_up, c.moe.experts, 2 * f, h, transposed);
+  moe.down = load.fused(down, c.moe.experts, h, f, transposed);
 }
 
 TextLayer load_layer(Loader& load, const std::string& at, const TextConfig& c, bool moe) {
@@ -52,7 +48,7 @@ TextLayer load_layer(Loader& load, const std::string& at, const TextConfig& c, b
   layer.o = load.matrix(at + "self_attn.o_proj", h, q);
   if (moe) {
     layer.moe.router = load.exact(at + "mlp.gate", c.moe.experts, h);
-    layer.moe.experts = load_experts(load, at + "mlp.experts.", c);
+    load_experts(load, at + "mlp.experts.", c, layer.moe);
     return layer;
   }
   layer.gate_up = load.stacked(at + "mlp.", {{"gate_proj", c.ffn}, {"up_proj", c.ffn}}, h);
@@ -63,9 +59,10 @@ TextLayer load_layer(Loader& load, const std::string& at, const TextConfig& c, b
 std::size_t bytes_of(const TextLayer& l) {
   std::size_t n = l.input_norm.nbytes() + l.post_norm.nbytes() + bytes_of(l.qkv) + bytes_of(l.o);
   if (l.q_norm.defined()) n += l.q_norm.nbytes() + l.k_norm.nbytes();
-  if (l.moe.experts.empty()) return n + bytes_of(l.gate_up) + bytes_of(l.down);
+  if (!l.moe.router.defined()) return n + bytes_of(l.gate_up) + bytes_of(l.down);
   n += bytes_of(l.moe.router);
-  for (const ExpertWeights& e : l.moe.experts) n += bytes_of(e.gate_up) + bytes_of(e.down);
+  for (const LinearWeight& w : l.moe.gate_up) n += bytes_of(w);
+  for (const LinearWeight& w : l.moe.down) n += bytes_of(w);
   return n;
 }
 

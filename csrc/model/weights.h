@@ -36,12 +36,9 @@ struct NormWeight {
   Tensor w, b;  // f32
 };
 
-struct ExpertWeights {
-  LinearWeight gate_up, down;
-};
 struct MoeWeights {
-  LinearWeight router;  // f32 always: a choice is not rounded
-  std::vector<ExpertWeights> experts;
+  LinearWeight router;                      // f32 always: a choice is not rounded
+  std::vector<LinearWeight> gate_up, down;  // of every expert; none in a dense layer
 };
 struct TextLayer {
   Tensor input_norm, post_norm;  // f32

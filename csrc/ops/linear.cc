@@ -2,6 +2,8 @@
 
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cuda/linear.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r::ops {
@@ -70,6 +72,21 @@ void check_weight(const char* op, const LinearWeight& w) {
   DR_CHECK(w.n > 0 && w.k > 0) << op << ": weight of " << w.n << " x " << w.k;
 }
 
+void run_cuda(Stream& s, const cuda::LinearProblem& p, WeightFormat format, cudaStream_t stream) {
+  if (format == WeightFormat::f32) return cuda::linear_f32(p, stream);
+  if (cuda::library_takes(p))
+    return cuda::linear_library(p, s.scratch(cuda::library_scratch_bytes(p)), stream);
+  std::byte* scratch = s.scratch(cuda::linear_scratch_bytes(p));
+  (format == WeightFormat::bf16 ? cuda::linear_bf16 : cuda::linear_w4)(p, scratch, stream);
+}
+
+void run_cuda(Stream& s, const cuda::GroupedProblem& p, WeightFormat format, cudaStream_t stream) {
+  if (format == WeightFormat::f32) return cuda::grouped_linear_f32(p, stream);
+  std::byte* scratch = s.scratch(cuda::grouped_scratch_bytes(p));
+  (format == WeightFormat::bf16 ? cuda::grouped_linear_bf16 : cuda::grouped_linear_w4)(p, scratch,
+                                                                                       stream);
+}
+
 }  // namespace
 
 void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out) {
@@ -78,20 +95,67 @@ void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out) {
   const std::int64_t rows = x.dim(0);
   check_shape("linear", "x", x, DType::f32, {rows, w.k});
   check_shape("linear", "out", out, DType::f32, {rows, w.n});
+  check_device("linear", s, x, w.packed, w.bias, out);
   if (rows == 0) return;
+  const float* bias = w.bias.defined() ? w.bias.data<float>() : nullptr;
+  if (on_cuda(s, [&](auto stream) {
+        run_cuda(s,
+                 {x.data<float>(), w.packed.data<void>(), bias, out.data<float>(), rows, w.n, w.k,
+                  w.group, w.whole_n()},
+                 w.format, stream);
+      }))
+    return;
   const cpu::LinearKernel& kernel = kernel_of(w.format);
   cpu::LinearArgs a{};
   a.rows = rows;
   a.x = x.data<float>();
   a.x_stride = w.k * 4;
   a.w = w.packed.data<void>();
-  a.bias = w.bias.defined() ? w.bias.data<float>() : nullptr;
+  a.bias = bias;
   a.out = out.data<float>();
   a.n = w.n;
   a.steps = w.steps();
   a.group = w.group;
   if (kernel.pack) pack_rows(s, kernel, x.data<float>(), w.k, a);
   run(s, kernel, a, panel_ns(kernel, rows, w));
+}
+
+void grouped_linear(Stream& s, const Tensor& x, std::span<const LinearWeight> experts,
+                    const Tensor& begin, Tensor out) {
+  const char* op = "grouped_linear";
+  DR_CHECK(!experts.empty()) << op << ": no experts";
+  check_rank(op, "x", x, DType::f32, 2);
+  const LinearWeight& one = experts[0];
+  const std::int64_t rows = x.dim(0), count = static_cast<std::int64_t>(experts.size());
+  check_shape(op, "x", x, DType::f32, {rows, one.k});
+  check_shape(op, "out", out, DType::f32, {rows, one.n});
+  check_shape(op, "begin", begin, DType::i32, {count + 1});
+  check_device(op, s, x, begin, out);
+  for (const LinearWeight& w : experts) {
+    check_weight(op, w);
+    DR_CHECK(w.n == one.n && w.k == one.k && w.format == one.format && w.group == one.group &&
+             !w.bias.defined())
+        << op << ": experts of different shapes or formats, or with a bias";
+    check_device(op, s, w.packed);
+  }
+  if (rows == 0) return;
+  if (on_cuda(s, [&](auto stream) {
+        DR_CHECK(count <= cuda::kMostExperts)
+            << op << ": " << count << " experts, at most " << cuda::kMostExperts << " on CUDA";
+        const void* weights[cuda::kMostExperts];
+        for (std::int64_t e = 0; e < count; ++e) weights[e] = experts[e].packed.data<void>();
+        run_cuda(s,
+                 {x.data<float>(), weights, begin.data<std::int32_t>(), out.data<float>(), count,
+                  rows, one.n, one.k, one.group},
+                 one.format, stream);
+      }))
+    return;
+  const auto* at = begin.data<std::int32_t>();
+  DR_CHECK(at[0] == 0 && at[count] == rows) << op << ": begin runs from " << at[0] << " to "
+                                            << at[count] << ", there are " << rows << " rows";
+  for (std::int64_t e = 0; e < count; ++e)
+    if (at[e] < at[e + 1])
+      linear(s, x.rows(at[e], at[e + 1]), experts[e], out.rows(at[e], at[e + 1]));
 }
 
 }  // namespace dream_r::ops

@@ -1,8 +1,11 @@
 #include "ops/linear_weight.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "ops/checks.h"
+#include "ops/cuda/linear.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r {
@@ -61,6 +64,19 @@ void zero_padding(LinearWeight& w) {
     std::memset(data + static_cast<std::size_t>(p) * panel - step, 0, step);
 }
 
+// In every format a step of a panel is 16 lanes of four bytes, one a row.
+void copy_rows(const LinearWeight& w, std::span<const std::int32_t> ids, LinearWeight& out) {
+  std::memset(out.packed.data<std::byte>(), 0, out.packed.nbytes());
+  const auto at = [](const LinearWeight& m, std::int64_t row, std::int64_t step) {
+    return m.packed.data<std::uint32_t>() + (row / kPanel * m.steps() + step) * kPanel +
+           row % kPanel;
+  };
+  for (std::int64_t j = 0; j < out.n; ++j)
+    for (std::int64_t i = 0; i < w.steps(); ++i) *at(out, j, i) = *at(w, ids[j], i);
+  if (!w.bias.defined()) return;
+  for (std::int64_t j = 0; j < out.n; ++j) out.bias.data<float>()[j] = w.bias.data<float>()[ids[j]];
+}
+
 }  // namespace
 
 LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, WeightFormat format) {
@@ -90,29 +106,41 @@ LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, Weight
   return w;
 }
 
-LinearWeight select_rows(const LinearWeight& w, std::span<const std::int32_t> ids) {
+LinearWeight select_rows(Stream& stream, const LinearWeight& w, std::span<const std::int32_t> ids) {
   const char* op = "select_rows";
   DR_CHECK(w.defined()) << op << ": the weight is undefined";
   DR_CHECK(!ids.empty()) << op << ": no rows asked for";
-  ops::check_ids(op, "ids", ids.data(), static_cast<std::int64_t>(ids.size()), w.n);
+  const auto count = static_cast<std::int64_t>(ids.size());
+  ops::check_ids(op, "ids", ids.data(), count, w.n);
+  ops::check_device(op, stream, w.packed, w.bias);
   LinearWeight out = w;
-  out.n = static_cast<std::int64_t>(ids.size());
-  out.packed = Tensor::empty(packed_shape(out), w.packed.dtype());
-  std::memset(out.packed.data<std::byte>(), 0, out.packed.nbytes());
-  // In every format a step of a panel is 16 lanes of four bytes, one a row.
-  constexpr std::int64_t kLane = 4;
-  const auto at = [&](const LinearWeight& m, std::int64_t row, std::int64_t step) {
-    const std::int64_t lane = (row / kPanel * m.steps() + step) * kPanel + row % kPanel;
-    return m.packed.data<std::byte>() + lane * kLane;
-  };
-  for (std::int64_t j = 0; j < out.n; ++j)
-    for (std::int64_t i = 0; i < w.steps(); ++i)
-      std::memcpy(at(out, j, i), at(w, ids[j], i), kLane);
-  if (w.bias.defined()) {
-    out.bias = Tensor::empty({out.n}, DType::f32);
-    for (std::int64_t j = 0; j < out.n; ++j)
-      out.bias.data<float>()[j] = w.bias.data<float>()[ids[j]];
-  }
+  out.n = count;
+  out.selected_from = w.whole_n();
+  out.packed = Tensor::empty(packed_shape(out), w.packed.dtype(), stream.device());
+  // Whole panels on CUDA: there a bias is gathered as a weight of one line a panel.
+  if (w.bias.defined())
+    out.bias =
+        Tensor::empty({panels_of(count) * kPanel}, DType::f32, stream.device()).rows(0, count);
+  if (ops::on_cuda(stream, [&](auto s) {
+        Tensor host = Tensor::empty({count}, DType::i32);
+        std::copy(ids.begin(), ids.end(), host.data<std::int32_t>());
+        const Tensor there = ops::copy_to(stream, host, stream.device());
+        cuda::select_rows(w.packed.data<void>(), w.steps(), there.data<std::int32_t>(), count,
+                          out.packed.data<void>(), s);
+        if (w.bias.defined())
+          cuda::select_rows(w.bias.data<void>(), 1, there.data<std::int32_t>(), count,
+                            out.bias.data<void>(), s);
+        stream.wait();  // `there` is released
+      }))
+    return out;
+  copy_rows(w, ids, out);
+  return out;
+}
+
+LinearWeight copy_to(Stream& stream, const LinearWeight& w, Device device) {
+  LinearWeight out = w;
+  out.packed = ops::copy_to(stream, w.packed, device);
+  out.bias = ops::copy_to(stream, w.bias, device);
   return out;
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// A weight matrix W [n, k] as the linear kernels read it: panels of 16 output rows.
+// A weight matrix W [n, k] as the linear kernels of every device read it: panels of 16 output rows.
 //   f32   packed f32  [n/16][k][16]
 //   bf16  packed bf16 [n/16][k/2][16][2]   (pairs along k, as VDPBF16PS and TDPBF16PS read them)
 //   w4    packed i32 [n/16][k/8 + k/group][16], W = (q - z) * s with q, z in 0..15: for every group
@@ -24,19 +24,25 @@ struct LinearWeight {
   std::int64_t k = 0;
   std::int64_t group = 0;  // w4: elements of k that share s and z: 32, 64 or 128, dividing k
   Tensor packed;
-  Tensor bias;  // f32 [n] or undefined
+  Tensor bias;                     // f32 [n] or undefined
+  std::int64_t selected_from = 0;  // rows of the matrix that select_rows read: sums keep its order
 
   bool defined() const { return packed.defined(); }
   std::size_t nbytes() const { return packed.nbytes(); }
+  std::int64_t whole_n() const { return selected_from ? selected_from : n; }
   std::int64_t steps() const { return packed.dim(1); }  // of 64 bytes, in every panel
 };
 
 // Rows of several matrices [n_i, k] stacked (QKV, gate+up), converted to `format` and packed.
-// Sources are f32, bf16 or f16, row-major; f32 <-> bf16 conversion rounds to nearest even.
+// Sources are f32, bf16 or f16, row-major, on the CPU as the result is; f32 <-> bf16 conversion
+// rounds to nearest even.
 LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, WeightFormat format);
 
 // The rows `ids` of `w` as a small weight of their own: the same products in the same order, so
 // logits from it equal those of the whole matrix bit for bit (the verifier's two keyword rows).
-LinearWeight select_rows(const LinearWeight& w, std::span<const std::int32_t> ids);
+LinearWeight select_rows(Stream& stream, const LinearWeight& w, std::span<const std::int32_t> ids);
+
+// `w` on `device`: itself where it is there already, else a copy (ops::copy_to).
+LinearWeight copy_to(Stream& stream, const LinearWeight& w, Device device);
 
 }  // namespace dream_r

@@ -144,8 +144,10 @@ void bind_ops(py::module_& m) {
       .def_readonly("n", &LinearWeight::n)
       .def_readonly("k", &LinearWeight::k)
       .def_property_readonly("nbytes", &LinearWeight::nbytes)
-      .def("select_rows",
-           [](const LinearWeight& w, const Ids& ids) { return select_rows(w, ids); });
+      .def("select_rows", [](const LinearWeight& w, const Ids& ids) {
+        Stream stream(w.packed.device());
+        return select_rows(stream, w, ids);
+      });
   m.def("pack_linear", &pack, py::arg("stream"), py::arg("weight"), py::arg("format") = "bf16",
         py::arg("bias") = py::none());
   m.def("pack_w4", &pack_int4, py::arg("stream"), py::arg("layout"), py::arg("words"),

@@ -105,11 +105,7 @@ class Visit {
     trips_.push_back({t, ops::copy_to(s_, t, s_.device())});
     return trips_.back().there;
   }
-  LinearWeight there(LinearWeight w) {
-    w.packed = there(w.packed);
-    w.bias = there(w.bias);
-    return w;
-  }
+  LinearWeight there(const LinearWeight& w) { return copy_to(s_, w, s_.device()); }
   // An output: copied back by home().
   Tensor out(const Tensor& t) {
     outputs_.push_back(t);
@@ -159,9 +155,8 @@ const cpu::Kernels& tile_model_table();
 
 template <class F>
 void each_linear(F&& f) {
-  auto tables = cpu::isa_tables();
-  tables.push_back(&tile_model_table());
-  each_isa(f, tables);
+  each_device(f);
+  each_isa(f, {&tile_model_table()});
 }
 
 // True when f throws an Error whose text begins with the op's name.

@@ -43,7 +43,7 @@ TEST_CASE("linear against the double-precision product") {
             LinearWeight w = pack(m, format);
             if (n % 2) w.bias = r.tensor({n});
             Tensor out = filled({rows, n}, NAN);
-            ops::linear(s, x, w, out);
+            run(s, ops::linear, x, w, out);
             CAPTURE(k);
             CAPTURE(n);
             CAPTURE(rows);
@@ -54,19 +54,20 @@ TEST_CASE("linear against the double-precision product") {
 
 TEST_CASE("a row's result does not depend on the batch or the threads") {
   each_linear([](Stream& one) {
-    Stream two(2);
+    Stream team(2);
+    Stream& two = one.device().on_cuda() ? one : team;
     Random r;
     for (const auto format : kFormats) {
       // 700 x 330 is large enough for 64 rows to be split between threads.
       const Tensor x = r.tensor({64, 330}), m = r.tensor({700, 330});
       const LinearWeight w = pack(m, format);
       Tensor all = filled({64, 700}, 0), split = filled({64, 700}, 0);
-      ops::linear(one, x, w, all);
-      ops::linear(two, x, w, split);
+      run(one, ops::linear, x, w, all);
+      run(two, ops::linear, x, w, split);
       CHECK(same_bits(all, split));
       for (const int rows : {1, 2, 3, 5, 7, 16, 17, 31, 40}) {
         Tensor some = filled({rows, 700}, 0);
-        ops::linear(two, x.rows(11, 11 + rows), w, some);
+        run(two, ops::linear, x.rows(11, 11 + rows), w, some);
         CHECK(same_bits(some, all.rows(11, 11 + rows)));
       }
     }
@@ -75,17 +76,18 @@ TEST_CASE("a row's result does not depend on the batch or the threads") {
 
 TEST_CASE("a tall narrow product is split over rows and stays the same") {
   each_linear([](Stream& one) {
-    Stream two(2);
+    Stream team(2);
+    Stream& two = one.device().on_cuda() ? one : team;
     Random r;
     for (const auto format : kFormats) {
       const Tensor x = r.tensor({1500, 70}), m = r.tensor({24, 70});
       const LinearWeight w = pack(m, format);
       Tensor all = filled({1500, 24}, 0), split = filled({1500, 24}, NAN);
-      ops::linear(one, x, w, all);
-      ops::linear(two, x, w, split);
+      run(one, ops::linear, x, w, all);
+      run(two, ops::linear, x, w, split);
       CHECK(same_bits(all, split));
       Tensor row = filled({1, 24}, 0);
-      ops::linear(one, x.rows(1234, 1235), w, row);
+      run(one, ops::linear, x.rows(1234, 1235), w, row);
       CHECK(same_bits(row, all.rows(1234, 1235)));
     }
   });
@@ -101,12 +103,51 @@ TEST_CASE("selected rows give the same bits as the whole matrix") {
         LinearWeight w = pack(m, format);
         w.bias = r.tensor({100});
         Tensor all = filled({3, 100}, 0), some = filled({3, 5}, 0);
-        ops::linear(s, x, w, all);
-        ops::linear(s, x, select_rows(w, ids), some);
+        run(s, ops::linear, x, w, all);
+        const LinearWeight few = select_rows(s, copy_to(s, w, s.device()), ids);
+        CHECK(few.whole_n() == 100);
+        run(s, ops::linear, x, few, some);
         for (int t = 0; t < 3; ++t)
           for (int j = 0; j < 5; ++j) CHECK(some.f32()[t * 5 + j] == all.f32()[t * 100 + ids[j]]);
       }
   });
+}
+
+TEST_CASE("grouped_linear gives every expert its own rows") {
+  each_linear([](Stream& s) {
+    Random r;
+    const Tensor begin = ints({0, 0, 3, 4, 44, 44}), x = r.tensor({44, 40});
+    for (const auto format : kFormats) {
+      std::vector<LinearWeight> experts;
+      Tensor out = filled({44, 20}, NAN), want = filled({44, 20}, NAN);
+      for (int e = 0; e < 5; ++e) {
+        const auto from = begin.data<std::int32_t>()[e], to = begin.data<std::int32_t>()[e + 1];
+        experts.push_back(copy_to(s, pack(r.tensor({20, 40}), format), s.device()));
+        if (from < to) run(s, ops::linear, x.rows(from, to), experts.back(), want.rows(from, to));
+      }
+      const std::span<const LinearWeight> all = experts;
+      run(s, ops::grouped_linear, x, all, begin, out);
+      CHECK(same_bits(out, want));
+    }
+  });
+}
+
+TEST_CASE("grouped_linear rejects wrong arguments") {
+  Stream s(1);
+  Random r;
+  const Tensor x = r.tensor({3, 8});
+  Tensor out = filled({3, 4}, 0);
+  LinearWeight a = pack(r.tensor({4, 8}), WeightFormat::f32), b = a;
+  const auto with = [&](std::vector<LinearWeight> w, std::vector<std::int32_t> begin) {
+    return rejects("grouped_linear", [&] { ops::grouped_linear(s, x, w, ints(begin), out); });
+  };
+  CHECK(!with({a, b}, {0, 1, 3}));
+  CHECK(with({}, {0}));
+  CHECK(with({a, b}, {0, 3}));
+  CHECK(with({a, b}, {0, 1, 2}));
+  CHECK(with({a, pack(r.tensor({4, 8}), WeightFormat::bf16)}, {0, 1, 3}));
+  b.bias = r.tensor({4});
+  CHECK(with({a, b}, {0, 1, 3}));
 }
 
 TEST_CASE("stacked matrices of mixed types pack like one") {
@@ -144,6 +185,6 @@ TEST_CASE("linear rejects wrong shapes") {
   CHECK(rejects("pack_linear", [&] { pack_linear(s, parts, WeightFormat::f32); }));
   CHECK(rejects("pack_linear", [&] { pack_linear(s, {}, WeightFormat::f32); }));
   const std::vector<std::int32_t> bad = {4};
-  CHECK(rejects("select_rows", [&] { select_rows(w, bad); }));
+  CHECK(rejects("select_rows", [&] { select_rows(s, w, bad); }));
   ops::linear(s, Tensor::empty({0, 8}, DType::f32), w, Tensor::empty({0, 4}, DType::f32));
 }

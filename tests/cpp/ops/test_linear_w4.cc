@@ -78,6 +78,31 @@ TEST_CASE("w4 linear equals the scalar sum over (q - z) * s bit for bit") {
   });
 }
 
+TEST_CASE("w4 linear on a device that rounds x to bf16") {
+  if (!cuda_is_here()) return;
+  Stream s(cuda_device());
+  Random r;
+  for (const int group : {32, 64, 128}) {
+    Pair p = make(r, 50, group * 5, group);
+    p.w4.bias = r.tensor({50});
+    for (const int rows : {1, 5, 24}) {
+      const Tensor x = r.tensor({rows, group * 5});
+      std::vector<double> want;
+      for (int t = 0; t < rows; ++t)
+        for (int j = 0; j < 50; ++j) {
+          double sum = p.w4.bias.f32()[j];
+          for (int i = 0; i < group * 5; ++i)
+            sum += static_cast<double>(static_cast<float>(bf16(x.f32()[t * group * 5 + i]))) *
+                   p.dense.f32()[j * group * 5 + i];
+          want.push_back(sum);
+        }
+      Tensor out = filled({rows, 50}, NAN);
+      run(s, ops::linear, x, p.w4, out);
+      CHECK(error(out, want) < 2e-5 * std::sqrt(group * 5));
+    }
+  }
+}
+
 TEST_CASE("w4 linear equals the f32 kernel on the dequantised weights bit for bit") {
   each_isa([](Stream& s) {
     Random r;
@@ -123,7 +148,7 @@ TEST_CASE("selected and embedded rows of a w4 weight are those of the matrix") {
   const Tensor x = r.tensor({3, 192});
   Tensor all = filled({3, 100}, 0), some = filled({3, 5}, 0), rows = filled({5, 192}, 0);
   ops::linear(s, x, p.w4, all);
-  ops::linear(s, x, select_rows(p.w4, ids), some);
+  ops::linear(s, x, select_rows(s, p.w4, ids), some);
   for (int t = 0; t < 3; ++t)
     for (int j = 0; j < 5; ++j) CHECK(some.f32()[t * 5 + j] == all.f32()[t * 100 + ids[j]]);
   ops::embedding(s, ints(ids), p.w4, rows);
