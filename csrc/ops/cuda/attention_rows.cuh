@@ -1,5 +1,7 @@
 #pragma once
 // A row of a paged batch as the kernels walk it: KV blocks of the prefix, then those of its own.
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 #include "ops/cuda/attention.h"

@@ -6,7 +6,9 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "ops/cuda/ptx.cuh"
 
@@ -17,7 +19,9 @@ using Fragment = std::uint32_t[4];
 
 __device__ inline std::uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
+  std::uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
 }
 // A pair as a sum of kPlanes pairs of bf16, each the rounding of what the ones before it left: 8
 // bits of the significand a plane, so three of them hold an f32 exactly.
