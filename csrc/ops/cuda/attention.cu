@@ -65,7 +65,7 @@ AttentionArgs attention_args(const AttentionBatch& b, int splits, float* scratch
 }
 
 void attention(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
-               CUstream_st* stream) {
+               cudaStream_t stream) {
   if (b.count == 0 || b.max_q_len == 0) return;
   if (plan.kernel == AttentionKernel::plain) return attention_plain(b, stream);
   if (plan.kernel == AttentionKernel::decode) attention_decode(b, plan, scratch, stream);

@@ -3,9 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/cuda.h"
 #include "ops/ops.h"
-
-struct CUstream_st;
 
 namespace dream_r::cuda {
 
@@ -44,16 +43,16 @@ std::size_t attention_scratch(const AttentionBatch& b, const AttentionPlan& plan
 // queries and softmax numerators are rounded to bf16 (nearest even) for the tensor cores, scores,
 // sums and outputs are f32.
 void attention(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
-               CUstream_st* stream);
+               cudaStream_t stream);
 
 // The steps of the above.
-void attention_plain(const AttentionBatch& b, CUstream_st* stream);
+void attention_plain(const AttentionBatch& b, cudaStream_t stream);
 void attention_decode(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
-                      CUstream_st* stream);
+                      cudaStream_t stream);
 void attention_chunk(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
-                     CUstream_st* stream);
+                     cudaStream_t stream);
 void attention_reduce(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
-                      CUstream_st* stream);
+                      cudaStream_t stream);
 
 // bf16: q, k, v and softmax numerators rounded to bf16. f32: as accurate as f32 arithmetic (each of
 // them as three bf16 values, six products on the tensor cores for one), for models that must match
@@ -70,6 +69,6 @@ struct SegmentBatch {
 };
 // Bytes of scratch: keys and values packed for the tensor cores.
 std::size_t segment_scratch(const SegmentBatch& b);
-void segment_attention(const SegmentBatch& b, void* scratch, CUstream_st* stream);
+void segment_attention(const SegmentBatch& b, void* scratch, cudaStream_t stream);
 
 }  // namespace dream_r::cuda

@@ -79,7 +79,7 @@ struct BlockFeed {
                        int workers) {
     const int lane = threadIdx.x % 32;
     if (turn % 32 == 0) ids = block(turn + lane) < end ? row.id(block(turn + lane)) : 0;
-    const std::int64_t at = __shfl_sync(kWholeWarp, ids, turn % 32) * stride;
+    const std::int64_t at = __shfl_sync(kAllLanes, ids, turn % 32) * stride;
     const int written = block(turn) < end ? row.written(block(turn)) : 0;
     copy_block<kDim>(to, keys + at, values + at, written, index, workers);
   }

@@ -7,6 +7,7 @@
 
 #include "ops/cuda/attention_rows.cuh"
 #include "ops/cuda/launch.cuh"
+#include "ops/cuda/reduce.cuh"
 
 namespace dream_r::cuda {
 namespace {
@@ -16,16 +17,6 @@ constexpr int kMost = kMaxHeadDim / 32;  // elements of the output a lane owns
 
 __device__ float widen(float v) { return v; }
 __device__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
-
-__device__ float warp_max(float v) {
-  for (int offset = 16; offset > 0; offset /= 2)
-    v = fmaxf(v, __shfl_xor_sync(kWholeWarp, v, offset));
-  return v;
-}
-__device__ float warp_sum(float v) {
-  for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(kWholeWarp, v, offset);
-  return v;
-}
 
 // The lane's key of blocks `block` and `block` + 1; -inf if `token` does not see it.
 template <class T>
@@ -46,7 +37,7 @@ __device__ void add_block(const T* values, int dim, int count, float weight, int
                           float (&acc)[kMost]) {
   const int lane = threadIdx.x % 32;
   for (int key = 0; key < count; ++key) {
-    const float p = __shfl_sync(kWholeWarp, weight, first_lane + key);
+    const float p = __shfl_sync(kAllLanes, weight, first_lane + key);
 #pragma unroll
     for (int i = 0; i < kMost; ++i)
       if (lane + 32 * i < dim) acc[i] += p * widen(values[key * dim + lane + 32 * i]);
@@ -69,7 +60,8 @@ __global__ void __launch_bounds__(kWarps * 32) plain_kernel(const AttentionArgs 
   for (int block = 0; block < row.blocks; block += 2) {
     const float s = score(a, keys, row, block, token, q);
     const float before = max;
-    max = fmaxf(max, warp_max(s));  // finite: the first of two blocks always has a key to see
+    max = fmaxf(max,
+                warp_reduce(s, Max{}));  // finite: the first of two blocks always has a key to see
     const float keep = exp2f(before - max), weight = exp2f(s - max);
     sum = sum * keep + weight;
 #pragma unroll
@@ -78,7 +70,7 @@ __global__ void __launch_bounds__(kWarps * 32) plain_kernel(const AttentionArgs 
       add_block(values + row.id(block + half) * stride, a.dim,
                 min(row.seen(block + half, token), kBlockKeys), weight, 16 * half, acc);
   }
-  sum = warp_sum(sum);
+  sum = warp_reduce(sum, [](float x, float y) { return x + y; });
   float* out = a.out + (std::int64_t{r.q_begin + token} * a.q_heads + head) * a.dim;
 #pragma unroll
   for (int i = 0; i < kMost; ++i)

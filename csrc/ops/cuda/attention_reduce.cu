@@ -6,17 +6,12 @@
 #include "ops/cuda/attention_rows.cuh"
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/ptx.cuh"
+#include "ops/cuda/reduce.cuh"
 
 namespace dream_r::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-
-__device__ float warp_max(float v) {
-  for (int offset = 16; offset > 0; offset /= 2)
-    v = fmaxf(v, __shfl_xor_sync(kWholeWarp, v, offset));
-  return v;
-}
 
 __global__ void __launch_bounds__(kWarps * 32) reduce_kernel(const AttentionArgs a) {
   const ops::AttentionRow row = a.rows[blockIdx.z];
@@ -28,7 +23,7 @@ __global__ void __launch_bounds__(kWarps * 32) reduce_kernel(const AttentionArgs
 
   float max = -INFINITY;
   for (int s = lane; s < a.splits; s += 32) max = fmaxf(max, first.stat[s * stride].x);
-  max = warp_max(max);
+  max = warp_reduce(max, Max{});
   const int d = lane * 4;
   const float* from = first.acc + (d < a.dim ? d : 0);
   float sum = 0.0f;

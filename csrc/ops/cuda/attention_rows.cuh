@@ -5,11 +5,11 @@
 #include <cstdint>
 
 #include "ops/cuda/attention.h"
+#include "ops/cuda/reduce.cuh"
 
 namespace dream_r::cuda {
 
 constexpr int kBlockKeys = ops::kKvBlock;
-constexpr unsigned kWholeWarp = 0xffffffffu;
 
 // AttentionBatch as the kernels read it.
 struct AttentionArgs {
@@ -42,6 +42,9 @@ __device__ inline const float* query_row(const AttentionArgs& a, int token, int 
   return a.q + token * a.q_stride + std::int64_t{head} * a.dim;
 }
 
+struct Max {
+  __device__ float operator()(float x, float y) const { return fmaxf(x, y); }
+};
 __device__ inline float2 scaled(float2 v, float by) { return {v.x * by, v.y * by}; }
 __device__ inline float4 scaled(float4 v, float by) {
   return {v.x * by, v.y * by, v.z * by, v.w * by};

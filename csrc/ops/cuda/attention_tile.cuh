@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "ops/cuda/ptx.cuh"
+#include "ops/cuda/reduce.cuh"
 
 namespace dream_r::cuda {
 
@@ -74,8 +75,8 @@ struct Softmax {
       float top = -INFINITY;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) top = fmaxf(top, fmaxf(s[t][2 * half], s[t][2 * half + 1]));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
       const float before = max[half];
       max[half] = fmaxf(before, top * scale);
       // A row that has seen no key yet: any finite shift makes its exponentials 0.
@@ -98,8 +99,8 @@ struct Softmax {
   }
 
   __device__ float total(int half) const {
-    float all = sum[half] + __shfl_xor_sync(0xffffffffu, sum[half], 1);
-    return all + __shfl_xor_sync(0xffffffffu, all, 2);
+    float all = sum[half] + __shfl_xor_sync(kAllLanes, sum[half], 1);
+    return all + __shfl_xor_sync(kAllLanes, all, 2);
   }
 };
 
