@@ -73,8 +73,8 @@ void paged(GpuReport& report, const Model& model, const Work& w) {
 }
 
 void vision(GpuReport& report, int tokens, int segment, int heads, int dim,
-            cuda::SegmentPrecision precision) {
-  const bool f32 = precision == cuda::SegmentPrecision::f32;
+            ops::Products products) {
+  const bool f32 = products == ops::Products::f32;
   const std::string name = std::string(f32 ? "f32 " : "bf16 ") + std::to_string(tokens) +
                            " tokens in " + std::to_string(segment) + "s, " + std::to_string(heads) +
                            " heads of " + std::to_string(dim);
@@ -86,7 +86,7 @@ void vision(GpuReport& report, int tokens, int segment, int heads, int dim,
   const DeviceArray<float> qkv(random_floats(3 * width * tokens)), out(width * tokens);
   const cuda::SegmentBatch batch{
       qkv.data(), out.data(), tokens, heads, dim, segments.data(), static_cast<int>(cu.size()) - 1,
-      segment,    precision};
+      segment,    products};
   const DeviceArray<char> scratch(cuda::segment_scratch(batch));
   report.add(name, 4.0 * sizeof(float) * static_cast<double>(width) * tokens,
              4.0 * static_cast<double>(width) * tokens * segment,
@@ -111,10 +111,10 @@ int main(int argc, char** argv) try {
     paged(report, m, {1, 2048, 16384});
   }
   report.calibrate("vision");
-  for (const auto precision : {cuda::SegmentPrecision::bf16, cuda::SegmentPrecision::f32}) {
-    vision(report, 4096, 4096, 16, 64, precision);
-    vision(report, 4096, 4096, 16, 72, precision);
-    vision(report, 4096, 64, 16, 80, precision);
+  for (const auto products : {ops::Products::bf16, ops::Products::f32}) {
+    vision(report, 4096, 4096, 16, 64, products);
+    vision(report, 4096, 4096, 16, 72, products);
+    vision(report, 4096, 64, 16, 80, products);
   }
   report.write();
 } catch (const Error& e) {

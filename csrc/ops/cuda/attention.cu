@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/cuda/attention_rows.cuh"
+#include "ops/cuda/launch.cuh"
 
 namespace dream_r::cuda {
 namespace {
@@ -22,14 +23,20 @@ int split_count(int blocks, int max_keys, int least, int multiprocessors) {
 
 }  // namespace
 
+int multiprocessors() {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "multiprocessors");
+  return count;
+}
+
 AttentionPlan plan_attention(const AttentionBatch& b, int multiprocessors) {
   const bool tensor_cores = b.bf16_kv && (b.heads.dim == 64 || b.heads.dim == 128);
   if (!tensor_cores) return {AttentionKernel::plain, 1, b.max_q_len, 1};
-  constexpr int kDecodeRows = 16;
   const int pairs = b.max_q_len * (b.heads.q / b.heads.kv);
-  const bool few = pairs <= kDecodeRows;
+  const bool few = pairs <= kDecodePairs;
   AttentionPlan plan{few ? AttentionKernel::decode : AttentionKernel::chunk,
-                     few           ? kDecodeRows
+                     few           ? kDecodePairs
                      : pairs <= 64 ? 64
                                    : 128,
                      0, 1};

@@ -24,6 +24,7 @@ struct AttentionBatch {
 };
 
 constexpr int kMaxHeadDim = 256;
+constexpr int kDecodePairs = 16;  // (token, head of the group) pairs of a row that decode takes
 
 // Which kernel a batch gets and how it is cut. Decided from the bounds alone, so that a captured
 // graph stays valid while its rows grow up to them.
@@ -34,6 +35,7 @@ struct AttentionPlan {
   int tiles;      // of the longest row
   int splits;     // of a row's keys
 };
+int multiprocessors();  // of the calling thread's device
 AttentionPlan plan_attention(const AttentionBatch& b, int multiprocessors);
 
 // Floats of scratch that attention() needs; 0 when the keys are not split.
@@ -44,8 +46,11 @@ std::size_t attention_scratch(const AttentionBatch& b, const AttentionPlan& plan
 // sums and outputs are f32.
 void attention(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
                cudaStream_t stream);
+// The same for rows and tables in host memory: uploads them, in the stream's order, and sets what
+// of `b` speaks of rows. All of them have been read on return.
+void attention(Stream& s, const AttentionBatch& b, std::span<const ops::AttentionRow> rows);
 
-// The steps of the above.
+// The steps of the first.
 void attention_plain(const AttentionBatch& b, cudaStream_t stream);
 void attention_decode(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
                       cudaStream_t stream);
@@ -54,10 +59,6 @@ void attention_chunk(const AttentionBatch& b, const AttentionPlan& plan, float* 
 void attention_reduce(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
                       cudaStream_t stream);
 
-// bf16: q, k, v and softmax numerators rounded to bf16. f32: as accurate as f32 arithmetic (each of
-// them as three bf16 values, six products on the tensor cores for one), for models that must match
-// an f32 implementation.
-enum class SegmentPrecision : std::uint8_t { bf16, f32 };
 constexpr int kMaxSegmentDim = 128;
 struct SegmentBatch {
   const float* qkv;           // [tokens, 3 * heads * dim], 16-byte aligned
@@ -65,10 +66,12 @@ struct SegmentBatch {
   int tokens, heads, dim;     // dim % 8 == 0, dim <= kMaxSegmentDim
   const std::int32_t* cu;     // device: [segments + 1]
   int segments, max_segment;  // max_segment: bound on a segment's length
-  SegmentPrecision precision;
+  ops::Products products;
 };
 // Bytes of scratch: keys and values packed for the tensor cores.
 std::size_t segment_scratch(const SegmentBatch& b);
 void segment_attention(const SegmentBatch& b, void* scratch, cudaStream_t stream);
+// The same for segments in host memory; sets what of `b` speaks of them.
+void segment_attention(Stream& s, SegmentBatch b, std::span<const std::int32_t> cu);
 
 }  // namespace dream_r::cuda

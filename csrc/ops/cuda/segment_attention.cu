@@ -3,7 +3,7 @@
 // Every key and value is used by all queries of its segment (thousands), so a first kernel packs
 // them once: bf16, per head [tokens][kDim], dimensions between `dim` and kDim zero. The second
 // takes 16 queries a warp (64 or 128 a block of threads) against tiles of keys that cp.async brings
-// one ahead. With SegmentPrecision::f32 a number is three bf16 planes, which is exact, and a
+// one ahead. With ops::Products::f32 a number is three bf16 planes, which is exact, and a
 // product the six products of planes i, j with i + j < 3: the three left out are below 2^-24 of it.
 #include <cmath>
 
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(256, 1) segment_kernel(const SegmentArgs a) {
 }
 
 int padded_dim(int dim) { return dim <= 64 ? 64 : dim <= 80 ? 80 : 128; }
-int planes(SegmentPrecision p) { return p == SegmentPrecision::f32 ? 3 : 1; }
+int planes(ops::Products p) { return p == ops::Products::f32 ? 3 : 1; }
 
 template <int kDim, int kPlanes>
 void run(const SegmentBatch& b, SegmentArgs a, void* scratch, cudaStream_t stream) {
@@ -201,14 +201,14 @@ void run(const SegmentBatch& b, SegmentArgs a, void* scratch, cudaStream_t strea
 
 template <int kDim>
 void run(const SegmentBatch& b, const SegmentArgs& a, void* scratch, cudaStream_t stream) {
-  b.precision == SegmentPrecision::f32 ? run<kDim, 3>(b, a, scratch, stream)
+  b.products == ops::Products::f32 ? run<kDim, 3>(b, a, scratch, stream)
                                        : run<kDim, 1>(b, a, scratch, stream);
 }
 
 }  // namespace
 
 std::size_t segment_scratch(const SegmentBatch& b) {
-  return std::size_t{2} * planes(b.precision) * b.heads * b.tokens * padded_dim(b.dim) *
+  return std::size_t{2} * planes(b.products) * b.heads * b.tokens * padded_dim(b.dim) *
          sizeof(__nv_bfloat16);
 }
 

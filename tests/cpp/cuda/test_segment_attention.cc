@@ -1,26 +1,25 @@
-// Attention inside segments on the tensor cores against attention in double, in both precisions.
+// Attention inside segments on the tensor cores against attention in double, in both.
 #include "attention_oracle.h"
 #include "device_array.h"
 #include "ops/cuda/attention.h"
 
 using namespace dream_r;
 using namespace dream_r::test;
-using cuda::SegmentPrecision;
+using ops::Products;
 
 namespace {
 
 const std::vector<std::int32_t> kSegments = {0, 1, 18, 18, 20, 150};
 
-std::vector<float> run(const std::vector<float>& qkv, int heads, int dim,
-                       SegmentPrecision precision, const std::vector<std::int32_t>& cu,
-                       int max_segment) {
+std::vector<float> run(const std::vector<float>& qkv, int heads, int dim, Products products,
+                       const std::vector<std::int32_t>& cu, int max_segment) {
   TestStream s;
   const int tokens = static_cast<int>(qkv.size()) / (3 * heads * dim);
   const DeviceArray<float> in(s, qkv), out(s, std::vector<float>(qkv.size() / 3, NAN));
   const DeviceArray<std::int32_t> segments(s, cu);
   const cuda::SegmentBatch b{
       in.data(),   out.data(), tokens, heads, dim, segments.data(), static_cast<int>(cu.size()) - 1,
-      max_segment, precision};
+      max_segment, products};
   const DeviceArray<std::byte> scratch(cuda::segment_scratch(b));
   cuda::segment_attention(b, scratch.data(), s);
   return out.host(s);
@@ -49,12 +48,12 @@ Expected expected(const std::vector<float>& qkv, int heads, int dim, bool rounde
 
 TEST_CASE("segment attention in bf16 and as accurate as f32") {
   for (const int dim : {8, 32, 64, 72, 80, 96, 128})
-    for (const auto precision : {SegmentPrecision::bf16, SegmentPrecision::f32}) {
-      const bool rounded = precision == SegmentPrecision::bf16;
+    for (const auto products : {Products::bf16, Products::f32}) {
+      const bool rounded = products == Products::bf16;
       CAPTURE(dim);
       CAPTURE(rounded);
       const auto qkv = normals(150u * 3 * 2 * dim, dim);
-      const auto got = run(qkv, 2, dim, precision, kSegments, 130);
+      const auto got = run(qkv, 2, dim, products, kSegments, 130);
       check_close(got, expected(qkv, 2, dim, rounded), rounded);
     }
 }
@@ -62,6 +61,6 @@ TEST_CASE("segment attention in bf16 and as accurate as f32") {
 TEST_CASE("short segments take small tiles and give the same") {
   const std::vector<std::int32_t> windows = {0, 64, 100};
   const auto qkv = normals(100u * 3 * 2 * 80, 9);
-  const auto small = run(qkv, 2, 80, SegmentPrecision::bf16, windows, 64);
-  CHECK(small == run(qkv, 2, 80, SegmentPrecision::bf16, windows, 100));
+  const auto small = run(qkv, 2, 80, Products::bf16, windows, 64);
+  CHECK(small == run(qkv, 2, 80, Products::bf16, windows, 100));
 }
