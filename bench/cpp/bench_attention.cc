@@ -46,7 +46,9 @@ void vision(Report& report, Stream& s, int tokens, int heads, int dim) {
   Tensor out = Tensor::empty({tokens, heads * dim}, DType::f32);
   const std::int32_t cu[] = {0, tokens};
   Row r{name, {}};
-  r.time = measure(report.repeats(), [&] { ops::segment_attention(s, qkv, heads, dim, cu, out); });
+  r.time = measure(report.repeats(), [&] {
+    ops::segment_attention(s, qkv, heads, dim, cu, ops::Products::f32, out);
+  });
   r.bytes = static_cast<double>(qkv.nbytes());
   r.flops = 4.0 * heads * dim * tokens * static_cast<double>(tokens);
   report.add(r);

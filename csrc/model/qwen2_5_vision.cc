@@ -117,7 +117,7 @@ class Tower {
     ops::linear(s_, normed_, b.qkv, qkv_);
     ops::rotate_half(s_, qkv_, c_.heads, dim, cos_, sin_);
     ops::segment_attention(s_, qkv_, c_.heads, dim, full ? windows_.frames : windows_.windows,
-                           normed_);
+                           ops::products_of(b.qkv), normed_);
     ops::linear(s_, normed_, b.proj, delta_);
     ops::add_rms_norm(s_, x_, delta_, b.norm2, kEps, normed_);
     for (std::int64_t at = 0; at < n_; at += kSlice) {

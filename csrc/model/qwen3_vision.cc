@@ -76,7 +76,7 @@ class Tower {
     ops::layer_norm(s_, x_, b.norm1.w, b.norm1.b, kEps, normed_);
     ops::linear(s_, normed_, b.qkv, qkv_);
     ops::rotate_half(s_, qkv_, c_.heads, dim, g.angles.cos, g.angles.sin);
-    ops::segment_attention(s_, qkv_, c_.heads, dim, g.segments, normed_);
+    ops::segment_attention(s_, qkv_, c_.heads, dim, g.segments, ops::products_of(b.qkv), normed_);
     ops::linear(s_, normed_, b.proj, delta_);
     ops::add(s_, x_, delta_);
     ops::layer_norm(s_, x_, b.norm2.w, b.norm2.b, kEps, normed_);

@@ -80,7 +80,8 @@ class Tower {
     const std::int32_t all[] = {0, static_cast<std::int32_t>(n_)};
     ops::layer_norm(s_, x_, b.norm1.w, b.norm1.b, c_.eps, normed_);
     ops::linear(s_, normed_, b.qkv, qkv_);
-    ops::segment_attention(s_, qkv_, c_.heads, c_.hidden / c_.heads, all, normed_);
+    ops::segment_attention(s_, qkv_, c_.heads, c_.hidden / c_.heads, all, ops::products_of(b.qkv),
+                           normed_);
     ops::linear(s_, normed_, b.proj, delta_);
     ops::add(s_, x_, delta_);
     ops::layer_norm(s_, x_, b.norm2.w, b.norm2.b, c_.eps, normed_);

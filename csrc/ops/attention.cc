@@ -133,6 +133,19 @@ cpu::AttentionUnit unit_of(const Paged& p, const AttentionRow& r, int kv_head, s
   return u;
 }
 
+cuda::AttentionBatch cuda_batch(const Tensor& qkv, Heads heads, const KvLayer& layer, Tensor out) {
+  cuda::AttentionBatch b{};
+  b.heads = heads;
+  b.q = qkv.data<float>();
+  b.q_stride = qkv.dim(1);
+  b.out = out.data<float>();
+  b.k = layer.k.data<std::byte>();
+  b.v = layer.v.data<std::byte>();
+  b.bf16_kv = layer.k.dtype() == DType::bf16;
+  b.tokens = static_cast<int>(qkv.dim(0));
+  return b;
+}
+
 }  // namespace
 
 void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
@@ -145,6 +158,13 @@ void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
   check_shape(op, "qkv", qkv, DType::f32, {tokens, width});
   check_shape(op, "out", out, DType::f32, {tokens, heads.q * heads.dim});
   const double pairs = check_rows(op, rows, tokens, layer.k.dim(0));
+  check_device(op, s, qkv, layer.k, layer.v, out);
+  if (on_cuda(s, [&](auto) {
+        DR_CHECK(heads.dim <= cuda::kMaxHeadDim)
+            << op << ": heads of " << heads.dim << ", at most " << cuda::kMaxHeadDim << " on CUDA";
+        cuda::attention(s, cuda_batch(qkv, heads, layer, out), rows);
+      }))
+    return;
   std::int64_t units = 0;
   for (const auto& r : rows) units += units_of(r, heads);
   const std::int64_t all = units * heads.kv;

@@ -140,13 +140,23 @@ struct AttentionRow {
   std::int32_t own_begin = 0;
 };
 // softmax(q k^T / sqrt(dim)) v over the paged cache; partials per KV block, merged in table order.
-// qkv: f32 [T, (q + 2 kv) * dim] (only q is read); out: f32 [T, q * dim].
+// qkv: f32 [T, (q + 2 kv) * dim] (only q is read); out: f32 [T, q * dim]. Rows and tables lie in
+// host memory. CUDA: dim at most 256; with a bf16 cache and dim 64 or 128, q and softmax numerators
+// are rounded to bf16; the order of sums depends on the batch.
 void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
                std::span<const AttentionRow> rows, Tensor out);
-// Non-causal attention inside each segment [cu[i], cu[i+1]). qkv: f32 [T, 3 * heads * dim], out:
-// f32 [T, heads * dim]. (Vision tower. dim is any multiple of 8.)
+// What a GPU's tensor cores may make of the factors of a product that no stored type decides. f32:
+// the result is as accurate as f32 arithmetic (on the GPU at a sixth of the other's rate); bf16:
+// q, k, v and softmax numerators are rounded to bf16. The CPU computes in f32 always.
+enum class Products : std::uint8_t { f32, bf16 };
+inline Products products_of(const LinearWeight& w) {
+  return w.format == WeightFormat::f32 ? Products::f32 : Products::bf16;
+}
+// Non-causal attention inside each segment [cu[i], cu[i+1]), `cu` in host memory. qkv: f32 [T, 3 *
+// heads * dim], out: f32 [T, heads * dim]. (Vision tower. dim is any multiple of 8, at most 128 on
+// CUDA and 192 on the CPU.)
 void segment_attention(Stream& s, const Tensor& qkv, int heads, int dim,
-                       std::span<const std::int32_t> cu, Tensor out);
+                       std::span<const std::int32_t> cu, Products products, Tensor out);
 // Copies `n` whole blocks of every layer given: dst block <- src block (copy-on-write of a fork).
 struct BlockCopy {
   std::int32_t src, dst;

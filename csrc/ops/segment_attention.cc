@@ -3,6 +3,8 @@
 
 #include "ops/checks.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cuda/kernels.h"
+#include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace dream_r::ops {
@@ -49,7 +51,8 @@ void attend(const cpu::Kernels& kernel, const Vision& v, std::int64_t token, std
 }  // namespace
 
 void segment_attention(Stream& s, const Tensor& qkv, int heads, int dim,
-                       std::span<const std::int32_t> cu, Tensor out) {
+                       std::span<const std::int32_t> cu, [[maybe_unused]] Products products,
+                       Tensor out) {
   const char* op = "segment_attention";
   DR_CHECK(heads > 0 && dim > 0 && dim % 8 == 0 && dim <= cpu::kMaxSegmentDim)
       << op << ": " << heads << " heads of " << dim;
@@ -58,6 +61,20 @@ void segment_attention(Stream& s, const Tensor& qkv, int heads, int dim,
   check_shape(op, "qkv", qkv, DType::f32, {tokens, 3 * h});
   check_shape(op, "out", out, DType::f32, {tokens, h});
   check_segments(op, cu, tokens);
+  check_device(op, s, qkv, out);
+  if (on_cuda(s, [&](auto) {
+        DR_CHECK(dim <= cuda::kMaxSegmentDim)
+            << op << ": heads of " << dim << ", at most " << cuda::kMaxSegmentDim << " on CUDA";
+        cuda::SegmentBatch b{};
+        b.qkv = qkv.data<float>();
+        b.out = out.data<float>();
+        b.tokens = static_cast<int>(tokens);
+        b.heads = heads;
+        b.dim = dim;
+        b.products = products;
+        cuda::segment_attention(s, b, cu);
+      }))
+    return;
   double pairs = 0;
   for (std::size_t i = 1; i < cu.size(); ++i) {
     const double n = cu[i] - cu[i - 1];

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/cuda.h"
+#include "ops/cuda/attention.h"
 
 namespace dream_r::cuda {
 
