@@ -171,7 +171,7 @@ void bind_ops(py::module_& m) {
       [](Stream& s, const Floats& qkv, int heads, int dim, const Ids& cu) {
         DR_CHECK(qkv.ndim() == 2) << "segment_attention: qkv has " << qkv.ndim() << " dimensions";
         Floats out({qkv.shape(0), static_cast<py::ssize_t>(heads * dim)});
-        ops::segment_attention(s, view(qkv), heads, dim, cu, view(out));
+        ops::segment_attention(s, view(qkv), heads, dim, cu, ops::Products::f32, view(out));
         return out;
       },
       py::arg("stream"), py::arg("qkv"), py::arg("heads"), py::arg("dim"), py::arg("cu"));
