@@ -116,10 +116,11 @@ __device__ inline void add_slices(const LinearShape& s, const WideScratch& scrat
   const int j = blockIdx.y * kWideRows + threadIdx.x;
   if (j >= s.n) return;
   const std::int64_t step = std::int64_t{s.rows} * s.n;
+  const volatile float* partial = scratch.partial;  // others wrote it: not from the nearest cache
   for (int row = task.begin; row < task.end; ++row) {
     const std::int64_t at = std::int64_t{row} * s.n + j;
-    float v = scratch.partial[at];
-    for (int slice = 1; slice < s.slices; ++slice) v += scratch.partial[slice * step + at];
+    float v = partial[at];
+    for (int slice = 1; slice < s.slices; ++slice) v += partial[slice * step + at];
     out[at] = bias ? v + bias[j] : v;
   }
 }
