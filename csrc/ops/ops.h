@@ -67,8 +67,10 @@ void add(Stream& s, Tensor a, const Tensor& b);
 // out[t, j] = sum_i x[t, i] * W[j, i] (+ bias[j]). x: f32 [T, k]; out: f32 [T, n].
 // bf16 weights: x is rounded to bf16 first (nearest even) and products accumulate in f32.
 // w4 weights: on the CPU x stays f32, and the result equals that of the f32 weights (q - z) * s bit
-// for bit; on CUDA x is rounded to bf16, the weights are not (but by cuBLASLt, which where it is found
-// takes more than 256 rows: there each weight is rounded to bf16).
+// for bit. Not so by tiles of AMX (cpu_isa() "amx"): x is rounded to bf16 there too, its products
+// with q - z are summed group by group, and each sum is then scaled by s
+// (cpu/linear_tiles_w4.inl). On CUDA x is rounded to bf16, the weights are not (but by cuBLASLt,
+// which where it is found takes more than 256 rows: there each weight is rounded to bf16).
 void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out);
 
 // ---- mixture of experts ----------------------------------------------------------------------
@@ -80,10 +82,10 @@ void moe_route(Stream& s, const Tensor& logits, bool renormalise, Tensor expert,
 // begin[e + 1]) are expert e's. expert: i32 [T, k] in [0, E); token: i32 [T * k], the token of
 // each place; place: i32 [T * k], where pair t * k + j went; begin: i32 [E + 1].
 void moe_group(Stream& s, const Tensor& expert, Tensor token, Tensor place, Tensor begin);
-// Rows [begin[e], begin[e + 1]) of out = linear of those of x and experts[e], for all e: on CUDA one
-// launch, in which every expert's weights are read once a 32 rows. The experts have one shape and
-// format and no bias. begin: i32 [E + 1], rising from 0 to T, where the stream is; x: f32 [T, k];
-// out: f32 [T, n].
+// Rows [begin[e], begin[e + 1]) of out = linear of those of x and experts[e], for all e: on CUDA
+// one launch, in which every expert's weights are read once a 32 rows. The experts have one shape
+// and format and no bias. begin: i32 [E + 1], rising from 0 to T, where the stream is; x: f32 [T,
+// k]; out: f32 [T, n].
 void grouped_linear(Stream& s, const Tensor& x, std::span<const LinearWeight> experts,
                     const Tensor& begin, Tensor out);
 // out[t] = sum over j of weight[t, j] * y[place[t * k + j]], j rising: an order that does not

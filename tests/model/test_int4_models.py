@@ -1,10 +1,11 @@
-"""INT4 checkpoints of every family: the logits of the same model with dequantised weights."""
+"""INT4 checkpoints of every family: the logits of the same model with dequantised weights. Tiles of
+AMX round what INT4 layers read to bf16: there logits agree within those roundings."""
 
 import json
 
 import numpy as np
 import pytest
-from cases import Runner, worst
+from cases import Prompt, Runner, worst
 from checkpoints import FAMILIES
 from dream_r import _core
 from int4 import LAYOUTS, make_quantised
@@ -19,6 +20,7 @@ QUANTISED = {
     "qwen2_5": ("q_proj", "v_proj", "up_proj"),  # the first two have biases
     "r": ("q_proj", "up_proj", "multi_modal_projector.linear_2"),
 }
+TILES = _core.cpu_isa() == "amx"
 TEXT = {"moe": {"moe_intermediate_size": 32}}
 
 
@@ -37,14 +39,28 @@ def quantised(request, layout, tmp_path_factory):
     return folder, reference
 
 
+def differ_by_roundings(ours: np.ndarray, p: Prompt, reference) -> bool:
+    """As for bf16 weights: about 8 roundings of 2^-8 a text layer and 6 a vision layer."""
+    roundings = 8 * reference.config.text_config.num_hidden_layers
+    roundings += 6 * reference.vision_layers if p.grids else 0
+    theirs = reference.logits(p)
+    rms = np.sqrt(np.mean((ours - theirs) ** 2)) / np.std(theirs)
+    return 0 < rms < 2.0**-8 * roundings**0.5
+
+
 def test_logits_equal_those_of_the_dequantised_model(quantised):
     folder, reference = quantised
-    ours = _core.model.load(str(folder), "f32")
+    model = _core.model.load(str(folder), "f32")
     for name in ("text", "one image"):
         p = reference.prompt(name)
-        assert worst(Runner(ours, p).prefill(), reference.logits(p)) < 1e-4
+        ours = Runner(model, p).prefill()
+        if TILES:
+            assert differ_by_roundings(ours, p, reference)
+        else:
+            assert worst(ours, reference.logits(p)) < 1e-4
 
 
+@pytest.mark.skipif(TILES, reason="tiles round what INT4 layers read: DREAM_R_ISA=avx512 runs it")
 def test_every_bit_is_that_of_our_f32_model_with_dequantised_weights(quantised, tmp_path):
     folder, reference = quantised
     weights = {name: tensor.clone() for name, tensor in reference.tensors().items()}
@@ -65,10 +81,6 @@ def test_bf16_around_the_int4_layers(quantised):
     p = reference.prompt("one image")
     ours = Runner(_core.model.load(str(folder), "bf16"), p)
     whole = ours.prefill()
-    # As for bf16 weights: about 8 roundings of 2^-8 a text layer and 6 a vision layer.
-    roundings = 8 * reference.config.text_config.num_hidden_layers + 6 * reference.vision_layers
-    theirs = reference.logits(p)
-    rms = np.sqrt(np.mean((whole - theirs) ** 2)) / np.std(theirs)
-    assert 0 < rms < 2.0**-8 * roundings**0.5
+    assert differ_by_roundings(whole, p, reference)
     pieces = Runner(_core.model.load(str(folder), "bf16"), p).prefill(cuts=[1, 7])
     assert np.array_equal(whole, pieces)

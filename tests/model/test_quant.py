@@ -1,5 +1,5 @@
 """INT4 tensors as checkpoints store them unpack exactly. A w4 linear multiplies f32 activations
-with (q - z) * s in f32."""
+with (q - z) * s in f32; by tiles of AMX bf16 activations with q - z, then with s."""
 
 import importlib.util
 from pathlib import Path

@@ -26,7 +26,7 @@ std::vector<const Kernels*> find_tables() {
   if (has_avx2()) found.push_back(&kAvx2);
   if (has_avx512()) found.push_back(&kAvx512);
   if (has_avx512() && amx_permitted()) {
-    static const Kernels amx = with_linear_bf16(kAvx512, "amx", kAmxLinearBf16);
+    static const Kernels amx = with_linear(kAvx512, "amx", kAmxLinearBf16, kAmxLinearW4);
     found.push_back(&amx);
   }
 #endif
@@ -46,10 +46,12 @@ const Kernels& pick() {
 
 }  // namespace
 
-Kernels with_linear_bf16(const Kernels& base, const char* name, const LinearKernel& kernel) {
+Kernels with_linear(const Kernels& base, const char* name, const LinearKernel& bf16,
+                    const LinearKernel& w4) {
   Kernels table = base;
   table.name = name;
-  table.linear_bf16 = kernel;
+  table.linear_bf16 = bf16;
+  table.linear_w4 = w4;
   return table;
 }
 

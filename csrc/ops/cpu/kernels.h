@@ -1,9 +1,9 @@
 #pragma once
 // The CPU kernels of one instruction set, as a table of functions over raw pointers. The source in
 // *.inl is written once over a 16-lane vector `V` and compiled once for each instruction set;
-// AMX is the AVX-512 table with a linear kernel of its own. Only declarations here: an inline
-// function seen by several of those units could be merged by the linker into the wrong instruction
-// set's copy.
+// AMX is the AVX-512 table with linear kernels of its own for bf16 and w4. Only declarations here:
+// an inline function seen by several of those units could be merged by the linker into the wrong
+// instruction set's copy.
 #include <cstdint>
 #include <vector>
 
@@ -27,7 +27,8 @@ struct LinearArgs {
 
 // A linear kernel and the activations it reads: f32 as they come (`pack` is null), or rows that
 // `pack` rounded to bf16 and padded with zeros to a multiple of `x_multiple` elements of `x_bytes`
-// bytes: 4 for FMA (widened once here and not at every use), 2 for tiles.
+// bytes: 4 for FMA (widened once here and not at every use), 2 for tiles (in the order that the
+// kernel wants).
 struct LinearKernel {
   void (*run)(const LinearArgs&);
   void (*pack)(const float* x, std::int64_t k, std::int64_t padded, void* out);
@@ -123,14 +124,15 @@ extern const Kernels kPortable;
 #if defined(__x86_64__)
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
-extern const LinearKernel kAmxLinearBf16;
+extern const LinearKernel kAmxLinearBf16, kAmxLinearW4;
 // True if processor and system have AMX for bf16 and the system permits it to this process, which
 // the first call asks for.
 bool amx_permitted();
 #endif
 
-// `base` with another linear kernel for bf16 weights.
-Kernels with_linear_bf16(const Kernels& base, const char* name, const LinearKernel& kernel);
+// `base` with other linear kernels for bf16 and w4 weights.
+Kernels with_linear(const Kernels& base, const char* name, const LinearKernel& bf16,
+                    const LinearKernel& w4);
 
 // The tables that this machine runs, best last.
 const std::vector<const Kernels*>& isa_tables();

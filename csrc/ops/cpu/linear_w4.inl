@@ -4,7 +4,8 @@
 // A weight is unpacked as fma(q, s, -(z * s)). A scale has at most 20 significant bits, so q * s
 // and z * s are exact and the fused (or plain) sum is rounded once: to the very (q - z) * s that
 // dequantising to f32 would give. The sum over k runs as in the f32 kernel. Hence the result equals
-// that of the f32 kernel on the dequantised weights bit for bit.
+// that of the f32 kernel on the dequantised weights bit for bit. (AMX has a kernel of its own,
+// linear_tiles_w4.inl, and its own order.)
 
 struct W4Format {
   using Elem = std::uint32_t;

@@ -150,13 +150,21 @@ void run(Stream& s, void (*op)(Stream&, P...), std::type_identity_t<P>... args) 
   visit.home();
 }
 
-// The portable table with the kernel over tiles on a model of AMX (tile_model.h).
-const cpu::Kernels& tile_model_table();
+// Tables with the kernels over tiles on a model of AMX (tile_model.h), one for each of the portable
+// and AVX2 vectors that this machine runs.
+std::vector<const cpu::Kernels*> tile_tables();
+
+// Runs f(stream) with every table that has linear kernels of its own.
+template <class F>
+void each_table(F&& f) {
+  each_isa(f);
+  each_isa(f, tile_tables());
+}
 
 template <class F>
 void each_linear(F&& f) {
   each_device(f);
-  each_isa(f, {&tile_model_table()});
+  each_isa(f, tile_tables());
 }
 
 // True when f throws an Error whose text begins with the op's name.

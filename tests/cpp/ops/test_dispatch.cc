@@ -10,9 +10,9 @@ TEST_CASE("every table is complete and a scope selects it for its thread") {
     CHECK(std::string(cpu_isa()) == k.name);
     CHECK_UNARY(k.rms_norm && k.add_rms_norm && k.layer_norm && k.silu_mul && k.gelu_exact &&
                 k.gelu_tanh && k.add && k.mix4 && k.linear_f32.run && k.linear_bf16.run &&
-                k.linear_bf16.pack && k.qk_norm_rope && k.attention_f32 && k.attention_bf16 &&
-                k.pack_segment && k.segment_attention && k.max && k.argmax && k.exp_sum &&
-                k.exp_of);
+                k.linear_bf16.pack && k.linear_w4.run && k.qk_norm_rope && k.attention_f32 &&
+                k.attention_bf16 && k.pack_segment && k.segment_attention && k.max && k.argmax &&
+                k.exp_sum && k.exp_of);
   });
   CHECK(before == cpu_isa());
 }

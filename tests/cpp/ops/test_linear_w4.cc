@@ -10,11 +10,20 @@ namespace {
 // A random w4 weight, laid out here by what linear_weight.h says, and the same matrix in f32.
 struct Pair {
   LinearWeight w4;
-  Tensor dense;  // (q - z) * s
+  Tensor dense;             // (q - z) * s
+  Tensor integers, scales;  // q - z [n, k], s [n, k / group]
 };
 
+// Of 20 significant bits.
+float random_scale(Random& r) {
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(0.1f * r.normal()) & ~15u);
+}
+
 Pair make(Random& r, std::int64_t n, std::int64_t k, std::int64_t group) {
-  Pair p{{WeightFormat::w4, n, k, group, {}, {}}, filled({n, k}, 0)};
+  Pair p{{WeightFormat::w4, n, k, group, {}, {}},
+         filled({n, k}, 0),
+         filled({n, k}, 0),
+         filled({n, k / group}, 0)};
   const std::int64_t lines = k / 8 + k / group;
   p.w4.packed = Tensor::empty({(n + 15) / 16, lines, 16}, DType::i32);
   std::memset(p.w4.packed.data<std::byte>(), 0, p.w4.packed.nbytes());
@@ -25,56 +34,88 @@ Pair make(Random& r, std::int64_t n, std::int64_t k, std::int64_t group) {
       auto& head = panel[i / group * (group / 8 + 1) * 16];
       auto& word = panel[(i / group * (group / 8 + 1) + 1 + i % group / 8) * 16];
       if (i % group == 0) {
-        const float scale = static_cast<float>(bf16(0.1f * r.normal()));
+        const float scale = p.scales.f32()[(row * k + i) / group] = random_scale(r);
         head = std::bit_cast<std::uint32_t>(scale) | static_cast<std::uint32_t>(r.below(16));
       }
       const auto q = static_cast<std::uint32_t>(r.below(16));
       word |= q << 4 * (i % 8);
-      p.dense.f32()[row * k + i] = (static_cast<float>(q) - static_cast<float>(head & 15u)) *
-                                   std::bit_cast<float>(head & ~15u);
+      const float integer = static_cast<float>(q) - static_cast<float>(head & 15u);
+      p.integers.f32()[row * k + i] = integer;
+      p.dense.f32()[row * k + i] = integer * p.scales.f32()[(row * k + i) / group];
     }
   return p;
 }
 
-// Products added in order of k, then the bias: fused where the instruction set fuses.
-Tensor in_order(const Tensor& x, const Tensor& w, const Tensor& bias, bool fused) {
-  const std::int64_t rows = x.dim(0), k = x.dim(1), n = w.dim(0);
+// The table in use: whether its vectors fuse, and whether it multiplies by tiles of AMX.
+bool fused() { return std::string(cpu_isa()).rfind("portable", 0) != 0; }
+bool by_tiles() { return std::string(cpu_isa()).find("amx") != std::string::npos; }
+
+float multiply_add(float a, float b, float c) {
+  const float product = a * b;
+  return fused() ? std::fma(a, b, c) : product + c;
+}
+
+// Products added in order of k.
+float in_order(const Pair& p, const float* x, std::int64_t row) {
+  float sum = 0;
+  for (std::int64_t i = 0; i < p.w4.k; ++i)
+    sum = multiply_add(p.dense.f32()[row * p.w4.k + i], x[i], sum);
+  return sum;
+}
+
+// Group by group: x in bf16 times integers, in steps of 32 elements whose first and second halves
+// of every eight are summed apart and always fused; then the scale.
+float in_tile_order(const Pair& p, const float* x, std::int64_t row) {
+  const float* w = p.integers.f32() + row * p.w4.k;
+  float sum = 0;
+  for (std::int64_t g = 0; g < p.w4.k; g += p.w4.group) {
+    float group = 0;
+    for (std::int64_t step = g; step < g + p.w4.group; step += 32) {
+      float half[2] = {0, 0};
+      for (std::int64_t i = step; i < step + 32; ++i)
+        half[i % 8 / 4] = std::fma(static_cast<float>(bf16(x[i])), w[i], half[i % 8 / 4]);
+      group += half[0] + half[1];
+    }
+    sum = multiply_add(p.scales.f32()[(row * p.w4.k + g) / p.w4.group], group, sum);
+  }
+  return sum;
+}
+
+// What the table in use promises.
+Tensor expected(const Tensor& x, const Pair& p) {
+  const std::int64_t rows = x.dim(0), n = p.w4.n;
   Tensor out = filled({rows, n}, 0);
   for (std::int64_t t = 0; t < rows; ++t)
     for (std::int64_t j = 0; j < n; ++j) {
-      float sum = 0;
-      for (std::int64_t i = 0; i < k; ++i) {
-        const float a = w.f32()[j * k + i], b = x.f32()[t * k + i];
-        const float product = a * b;
-        sum = fused ? std::fma(a, b, sum) : product + sum;
-      }
-      out.f32()[t * n + j] = bias.defined() ? sum + bias.f32()[j] : sum;
+      const float* row = x.f32() + t * p.w4.k;
+      const float sum = by_tiles() ? in_tile_order(p, row, j) : in_order(p, row, j);
+      out.f32()[t * n + j] = p.w4.bias.defined() ? sum + p.w4.bias.f32()[j] : sum;
     }
   return out;
 }
 
-bool fused() { return std::string(cpu_isa()) != "portable"; }
-
 }  // namespace
 
-TEST_CASE("w4 linear equals the scalar sum over (q - z) * s bit for bit") {
-  each_isa([](Stream& s) {
+TEST_CASE("w4 linear equals the scalar sum in the order of its table bit for bit") {
+  each_table([](Stream& s) {
     Random r;
+    std::vector<int> counts = {64, 128};
+    for (int rows = 1; rows <= 40; ++rows) counts.push_back(rows);
     for (const int group : {32, 64, 128})
-      for (const int groups : {1, 3})
-        for (const int n : {1, 16, 35, 80, 144}) {
-          Pair p = make(r, n, group * groups, group);
-          if (n % 2) p.w4.bias = r.tensor({n});
-          for (const int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}) {
-            const Tensor x = r.tensor({rows, group * groups});
-            Tensor out = filled({rows, n}, NAN);
-            ops::linear(s, x, p.w4, out);
-            CAPTURE(group);
-            CAPTURE(n);
-            CAPTURE(rows);
-            CHECK(same_bits(out, in_order(x, p.dense, p.w4.bias, fused())));
-          }
+      for (const int n : {1, 16, 75, 144}) {
+        const int k = n == 75 ? 3 * group : group;
+        Pair p = make(r, n, k, group);
+        if (n % 2) p.w4.bias = r.tensor({n});
+        const Tensor x = r.tensor({128, k}), want = expected(x, p);
+        for (const int rows : counts) {
+          Tensor out = filled({rows, n}, NAN);
+          ops::linear(s, x.rows(0, rows), p.w4, out);
+          CAPTURE(group);
+          CAPTURE(n);
+          CAPTURE(rows);
+          CHECK(same_bits(out, want.rows(0, rows)));
         }
+      }
   });
 }
 
@@ -103,8 +144,10 @@ TEST_CASE("w4 linear on a device that rounds x to bf16") {
   }
 }
 
-TEST_CASE("w4 linear equals the f32 kernel on the dequantised weights bit for bit") {
+// Tiles multiply by integers and round x: not that product.
+TEST_CASE("w4 linear equals the f32 kernel on the dequantised weights bit for bit, but by tiles") {
   each_isa([](Stream& s) {
+    if (by_tiles()) return;
     Random r;
     const Pair p = make(r, 330, 1024, 128);
     const LinearWeight dense = pack_linear(s, std::span(&p.dense, 1), WeightFormat::f32);
@@ -119,7 +162,7 @@ TEST_CASE("w4 linear equals the f32 kernel on the dequantised weights bit for bi
 }
 
 TEST_CASE("a row's w4 result does not depend on the batch or the threads") {
-  each_isa([](Stream& one) {
+  each_table([](Stream& one) {
     Stream two(2);
     Random r;
     // Enough panels to be split between threads; then so few that the rows are.
@@ -130,7 +173,7 @@ TEST_CASE("a row's w4 result does not depend on the batch or the threads") {
       ops::linear(one, x, p.w4, all);
       ops::linear(two, x, p.w4, split);
       CHECK(same_bits(all, split));
-      for (const int some : {1, 2, 3, 5, 7, 40}) {
+      for (const int some : {1, 2, 3, 5, 7, 16, 17, 40}) {
         Tensor out = filled({some, n}, 0);
         ops::linear(two, x.rows(11, 11 + some), p.w4, out);
         CHECK(same_bits(out, all.rows(11, 11 + some)));
@@ -140,20 +183,21 @@ TEST_CASE("a row's w4 result does not depend on the batch or the threads") {
 }
 
 TEST_CASE("selected and embedded rows of a w4 weight are those of the matrix") {
-  Stream s(1);
-  Random r;
-  Pair p = make(r, 100, 192, 64);
-  p.w4.bias = r.tensor({100});
-  const std::vector<std::int32_t> ids = {3, 99, 16, 0, 98};
-  const Tensor x = r.tensor({3, 192});
-  Tensor all = filled({3, 100}, 0), some = filled({3, 5}, 0), rows = filled({5, 192}, 0);
-  ops::linear(s, x, p.w4, all);
-  ops::linear(s, x, select_rows(s, p.w4, ids), some);
-  for (int t = 0; t < 3; ++t)
-    for (int j = 0; j < 5; ++j) CHECK(some.f32()[t * 5 + j] == all.f32()[t * 100 + ids[j]]);
-  ops::embedding(s, ints(ids), p.w4, rows);
-  for (int j = 0; j < 5; ++j)
-    CHECK(same_bits(rows.rows(j, j + 1), p.dense.rows(ids[j], ids[j] + 1)));
+  each_table([](Stream& s) {
+    Random r;
+    Pair p = make(r, 100, 192, 64);
+    p.w4.bias = r.tensor({100});
+    const std::vector<std::int32_t> ids = {3, 99, 16, 0, 98};
+    const Tensor x = r.tensor({3, 192});
+    Tensor all = filled({3, 100}, 0), some = filled({3, 5}, 0), rows = filled({5, 192}, 0);
+    ops::linear(s, x, p.w4, all);
+    ops::linear(s, x, select_rows(s, p.w4, ids), some);
+    for (int t = 0; t < 3; ++t)
+      for (int j = 0; j < 5; ++j) CHECK(some.f32()[t * 5 + j] == all.f32()[t * 100 + ids[j]]);
+    ops::embedding(s, ints(ids), p.w4, rows);
+    for (int j = 0; j < 5; ++j)
+      CHECK(same_bits(rows.rows(j, j + 1), p.dense.rows(ids[j], ids[j] + 1)));
+  });
 }
 
 TEST_CASE("linear rejects wrong shapes for w4") {

@@ -83,7 +83,7 @@ TEST_CASE("the instructions do what the model does") {
           cpu::IsaScope scope(best);
           ops::linear(s, x, w, real);
         }
-        cpu::IsaScope scope(tile_model_table());
+        cpu::IsaScope scope(portable_tiles());
         ops::linear(s, x, w, model);
         CAPTURE(k);
         CAPTURE(n);

@@ -10,6 +10,11 @@
 #include "ops/cpu/tiles.h"
 
 namespace dream_r::test {
+
+// A table whose linear kernels for bf16 and w4 run over tiles of the model, on its vectors.
+const cpu::Kernels& portable_tiles();
+const cpu::Kernels& avx2_tiles();
+
 namespace {
 
 // What DAZ and FTZ leave of a value: no denormals.
