@@ -88,11 +88,15 @@ struct Rates {
 #if defined(__x86_64__)
 // Twelve independent chains in registers; `r` is xmm, ymm or zmm.
 #define DR_CHAIN(op, r, i) op " %%" r "14, %%" r "15, %%" r #i "\n"
-#define DR_TWELVE(op, r)                                                                         \
-  DR_CHAIN(op, r, 0)                                                                             \
-  DR_CHAIN(op, r, 1) DR_CHAIN(op, r, 2) DR_CHAIN(op, r, 3) DR_CHAIN(op, r, 4) DR_CHAIN(op, r, 5) \
-      DR_CHAIN(op, r, 6) DR_CHAIN(op, r, 7) DR_CHAIN(op, r, 8) DR_CHAIN(op, r, 9)                \
-          DR_CHAIN(op, r, 10) DR_CHAIN(op, r, 11)
+#define DR_TWELVE(op, r) \
+  DR_CHAIN(op, r, 0)     \
+  DR_CHAIN(op, r, 1)     \
+  DR_CHAIN(op, r, 2)     \
+  DR_CHAIN(op, r, 3)     \
+  DR_CHAIN(op, r, 4)     \
+  DR_CHAIN(op, r, 5)     \
+  DR_CHAIN(op, r, 6)     \
+  DR_CHAIN(op, r, 7) DR_CHAIN(op, r, 8) DR_CHAIN(op, r, 9) DR_CHAIN(op, r, 10) DR_CHAIN(op, r, 11)
 #define DR_LOOP(op, r)                                                                         \
   asm volatile("vxorps %%xmm14, %%xmm14, %%xmm14\nvxorps %%xmm15, %%xmm15, %%xmm15" ::         \
                    : "xmm14", "xmm15");                                                        \

@@ -202,7 +202,7 @@ void run(const SegmentBatch& b, SegmentArgs a, void* scratch, cudaStream_t strea
 template <int kDim>
 void run(const SegmentBatch& b, const SegmentArgs& a, void* scratch, cudaStream_t stream) {
   b.products == ops::Products::f32 ? run<kDim, 3>(b, a, scratch, stream)
-                                       : run<kDim, 1>(b, a, scratch, stream);
+                                   : run<kDim, 1>(b, a, scratch, stream);
 }
 
 }  // namespace
