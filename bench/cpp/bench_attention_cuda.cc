@@ -69,7 +69,7 @@ void paged(GpuReport& report, const Model& model, const Work& w) {
   report.add(name + " " + name_of(plan.kernel) + "/" + std::to_string(plan.splits),
              tokens_read * h.kv * h.dim * 2 * 2 + heads_bytes,
              4.0 * tokens * h.q * h.dim * (w.context - w.q_len / 2.0),
-             [&] { cuda::attention(batch, plan, scratch.data(), report.stream()); });
+             [&] { cuda::attention(batch, plan, scratch.data(), report.stream().cuda()); });
 }
 
 void vision(GpuReport& report, int tokens, int segment, int heads, int dim,
@@ -90,7 +90,7 @@ void vision(GpuReport& report, int tokens, int segment, int heads, int dim,
   const DeviceArray<char> scratch(cuda::segment_scratch(batch));
   report.add(name, 4.0 * sizeof(float) * static_cast<double>(width) * tokens,
              4.0 * static_cast<double>(width) * tokens * segment,
-             [&] { cuda::segment_attention(batch, scratch.data(), report.stream()); });
+             [&] { cuda::segment_attention(batch, scratch.data(), report.stream().cuda()); });
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 
 #include "bench.h"
 #include "core/check.h"
+#include "core/stream.h"
 
 namespace dream_r::bench {
 
@@ -72,7 +73,6 @@ class GpuReport {
   explicit GpuReport(const Options& o) : options_(o) {
     cudaDeviceProp p{};
     gpu_check(cudaGetDeviceProperties(&p, 0), "device 0");
-    gpu_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
     gpu_check(cudaEventCreate(&begin_), "event");
     gpu_check(cudaEventCreate(&end_), "event");
     multiprocessors_ = p.multiProcessorCount;
@@ -84,12 +84,11 @@ class GpuReport {
   ~GpuReport() {
     cudaEventDestroy(begin_);
     cudaEventDestroy(end_);
-    cudaStreamDestroy(stream_);
   }
   GpuReport(const GpuReport&) = delete;
   GpuReport& operator=(const GpuReport&) = delete;
 
-  cudaStream_t stream() const { return stream_; }
+  Stream& stream() { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
   bool wants(const std::string& name) const { return name.find(options_.filter) != name.npos; }
 
@@ -98,8 +97,9 @@ class GpuReport {
     constexpr std::size_t kBytes = std::size_t{1} << 30;
     const DeviceArray<char> from(kBytes), to(kBytes);
     const Time t = time([&] {
-      gpu_check(cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream_),
-                "copy");
+      gpu_check(
+          cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream_.cuda()),
+          "copy");
     });
     copy_ = 2.0 * kBytes / t.median;
     std::printf("\n%s: copy %.0f GB/s\n%-44s %10s %19s %10s %8s %6s %8s\n", title.c_str(),
@@ -145,10 +145,11 @@ class GpuReport {
   Time time(const std::function<void()>& f) {
     std::vector<double> t;
     for (int r = -3; r < repeats(); ++r) {  // three to warm up
-      gpu_check(cudaMemsetAsync(flush_->data(), r & 0xff, flush_->bytes(), stream_), "flush");
-      gpu_check(cudaEventRecord(begin_, stream_), "event");
+      gpu_check(cudaMemsetAsync(flush_->data(), r & 0xff, flush_->bytes(), stream_.cuda()),
+                "flush");
+      gpu_check(cudaEventRecord(begin_, stream_.cuda()), "event");
       f();
-      gpu_check(cudaEventRecord(end_, stream_), "event");
+      gpu_check(cudaEventRecord(end_, stream_.cuda()), "event");
       gpu_check(cudaEventSynchronize(end_), "a case");
       float ms = 0;
       gpu_check(cudaEventElapsedTime(&ms, begin_, end_), "event");
@@ -160,7 +161,7 @@ class GpuReport {
 
   Options options_;
   std::string name_;
-  cudaStream_t stream_ = nullptr;
+  Stream stream_{cuda_device()};
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   std::unique_ptr<DeviceArray<char>> flush_;
   int multiprocessors_ = 0;
