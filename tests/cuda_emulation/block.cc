@@ -290,8 +290,17 @@ void warp_operation(const char* name, std::uint32_t mask, void* payload, Combine
   threadIdx = me.index;
 }
 
+namespace {
+void perform(const Copy& c) {
+  std::memcpy(c.to, c.from, c.from_bytes);
+  std::memset(static_cast<std::byte*>(c.to) + c.from_bytes, 0, c.bytes - c.from_bytes);
+}
+}  // namespace
+
 void copy_later(void* to, const void* from, std::size_t bytes, std::size_t from_bytes) {
-  block->me().groups.back().push_back({to, from, bytes, from_bytes});
+  const Copy c{to, from, bytes, from_bytes};
+  if (block->down) return perform(c);
+  block->me().groups.back().push_back(c);
 }
 
 void close_copy_group() { block->me().groups.emplace_back(); }
@@ -300,10 +309,7 @@ void wait_copy_groups(int still_open) {
   auto& groups = block->me().groups;
   // The last one is not closed: cp.async.wait_group does not wait for it.
   while (groups.size() > static_cast<std::size_t>(still_open) + 1) {
-    for (const Copy& c : groups.front()) {
-      std::memcpy(c.to, c.from, c.from_bytes);
-      std::memset(static_cast<std::byte*>(c.to) + c.from_bytes, 0, c.bytes - c.from_bytes);
-    }
+    for (const Copy& c : groups.front()) perform(c);
     groups.pop_front();
   }
 }

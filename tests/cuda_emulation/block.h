@@ -32,7 +32,8 @@ void warp_operation(const char* name, std::uint32_t mask, void* payload, Combine
                     std::source_location at);
 int lane();
 void* dynamic_shared();
-// cp.async: a copy happens when its thread waits for its group, not before.
+// cp.async may copy at any moment from its issue to the wait for its group: here as late as that
+// or, in descending order, at once, which shows a buffer that is filled while others still read it.
 void copy_later(void* to, const void* from, std::size_t bytes, std::size_t from_bytes);
 void close_copy_group();
 void wait_copy_groups(int still_open);
