@@ -21,6 +21,10 @@ class Stream {
   // A CUDA stream where `device` is one, of `priority` (larger goes first, 0 is the lowest), else
   // one thread. Error where the device cannot be used.
   explicit Stream(Device device, int priority = 0);
+  // The first on the CPU, the second elsewhere.
+  static Stream on(Device device, int threads, int spin_us, int priority) {
+    return device.on_cuda() ? Stream(device, priority) : Stream(threads, spin_us);
+  }
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;

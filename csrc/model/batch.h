@@ -48,9 +48,10 @@ struct Batch {
   std::vector<LogitsWanted> wanted;
 };
 
-// Row i belongs to wanted[i]; views into the lane's arena, valid until its next forward.
+// The logits wanted, on the model's device and in the arena: valid until its next forward.
 struct ForwardResult {
-  std::vector<std::span<float>> logits;  // [vocab] or [keywords]
+  Tensor full;      // f32 [n, vocab]: those of the whole vocabulary, in the order of Batch::wanted
+  Tensor keywords;  // f32 [m, keywords]: the others, likewise; each undefined where none is wanted
 };
 
 }  // namespace dream_r

@@ -139,8 +139,8 @@ std::unique_ptr<const VisionTower> load_vision(Loader& load, const VisionConfig&
 
 std::shared_ptr<const Model> build(const ModelConfig& config, WeightSource& source,
                                    const LoadOptions& options) {
-  Stream stream(options.threads);
-  Loader load(source, format_of(options), stream, config.quantization);
+  Stream stream(options.threads), home(options.device);
+  Loader load(source, format_of(options), stream, home, config.quantization);
   TextWeights text = load_text(load, config.text);
   std::unique_ptr<const VisionTower> vision;
   if (config.vision.depth > 0) vision = load_vision(load, config.vision);

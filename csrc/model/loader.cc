@@ -50,12 +50,16 @@ Tensor transposed_copy(Stream& stream, const Tensor& x) {
 
 }  // namespace
 
-Tensor Loader::vector(const std::string& name, const Shape& shape) {
+Tensor Loader::host_vector(const std::string& name, const Shape& shape) {
   const Tensor from = source_.get(name, shape);
   if (source_.headers_only()) return from;
   Tensor out = to_f32(from);
   source_.drop(name);
   return out;
+}
+
+Tensor Loader::vector(const std::string& name, const Shape& shape) {
+  return place(host_vector(name, shape));
 }
 
 NormWeight Loader::norm(const std::string& name, std::int64_t n) {
@@ -65,7 +69,8 @@ NormWeight Loader::norm(const std::string& name, std::int64_t n) {
 LinearWeight Loader::products(const std::string& prefix, std::span<const Part> parts,
                               std::int64_t k) {
   if (!words_of(source_, quantization_, prefix + parts[0].name).empty())
-    return load_quantized(source_, quantization_, stream_, prefix, parts, k);
+    return copy_to(home_, load_quantized(source_, quantization_, stream_, prefix, parts, k),
+                   home_.device());
   std::vector<Tensor> sources;
   for (const Part& p : parts)
     sources.push_back(source_.get(prefix + p.name + ".weight", {p.rows, k}));
@@ -80,16 +85,18 @@ LinearWeight Loader::stacked(const std::string& prefix, std::initializer_list<Pa
   LinearWeight w = products(prefix, parts, k);
   if (!bias) return w;
   std::vector<Tensor> sources;
-  for (const Part& p : parts) sources.push_back(vector(prefix + p.name + ".bias", {p.rows}));
+  for (const Part& p : parts) sources.push_back(host_vector(prefix + p.name + ".bias", {p.rows}));
   if (source_.headers_only()) return w;
-  w.bias = Tensor::empty({w.n}, DType::f32);
-  float* to = w.bias.f32();
+  const Tensor all = Tensor::empty({w.n}, DType::f32);
+  float* to = all.f32();
   for (const Tensor& t : sources) to = std::copy_n(t.f32(), t.numel(), to);
+  w.bias = place(all);
   return w;
 }
 
 LinearWeight Loader::pack(std::span<const Tensor> sources) const {
-  return source_.headers_only() ? LinearWeight() : pack_linear(stream_, sources, format_);
+  if (source_.headers_only()) return {};
+  return copy_to(home_, pack_linear(stream_, sources, format_), home_.device());
 }
 
 LinearWeight Loader::matrix(const std::string& name, std::int64_t n, std::int64_t k) {
@@ -97,7 +104,7 @@ LinearWeight Loader::matrix(const std::string& name, std::int64_t n, std::int64_
 }
 
 LinearWeight Loader::exact(const std::string& name, std::int64_t n, std::int64_t k) {
-  return Loader(source_, WeightFormat::f32, stream_).matrix(name, n, k);
+  return Loader(source_, WeightFormat::f32, stream_, home_).matrix(name, n, k);
 }
 
 std::vector<LinearWeight> Loader::fused(const std::string& name, std::int64_t count, std::int64_t n,

@@ -8,6 +8,7 @@
 #include "core/stream.h"
 #include "model/quantization.h"
 #include "model/weights.h"
+#include "ops/ops.h"
 
 namespace dream_r {
 
@@ -15,9 +16,15 @@ class Loader {
  public:
   using Part = LinearPart;
 
-  // Linears that have no quantised tensors are packed as `format`.
-  Loader(WeightSource& source, WeightFormat format, Stream& stream, Quantization quantization = {})
-      : source_(source), format_(format), stream_(stream), quantization_(quantization) {}
+  // Linears that have no quantised tensors are packed as `format`, by the threads of `stream`. All
+  // weights end on the device of `home`.
+  Loader(WeightSource& source, WeightFormat format, Stream& stream, Stream& home,
+         Quantization quantization = {})
+      : source_(source),
+        format_(format),
+        stream_(stream),
+        home_(home),
+        quantization_(quantization) {}
 
   Tensor vector(const std::string& name, const Shape& shape);
   NormWeight norm(const std::string& name, std::int64_t n);
@@ -44,11 +51,14 @@ class Loader {
 
  private:
   LinearWeight pack(std::span<const Tensor> sources) const;
+  Tensor host_vector(const std::string& name, const Shape& shape);
+  Tensor place(const Tensor& t) const { return ops::copy_to(home_, t, home_.device()); }
   LinearWeight products(const std::string& prefix, std::span<const Part> parts, std::int64_t k);
 
   WeightSource& source_;
   WeightFormat format_;
   Stream& stream_;
+  Stream& home_;
   Quantization quantization_;
 };
 

@@ -25,7 +25,7 @@ class Model {
   virtual ForwardResult forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
                                 const LinearWeight& keywords) const = 0;
   // The vision tower. patches: f32 [N, channels * temporal * patch * patch] as the image processor
-  // orders them; grid: per image (t, h, w) in patches.
+  // orders them, on any device; grid: per image (t, h, w) in patches.
   virtual ImageFeatures encode_images(Stream& stream, const Tensor& patches,
                                       std::span<const std::array<std::int32_t, 3>> grid) const = 0;
   // Rows `ids` of the output head (ops::select_rows).
@@ -33,11 +33,14 @@ class Model {
   virtual std::size_t weight_bytes() const = 0;
   // Of a cache for this model; its dtype is that of the weights.
   virtual KvShape kv_shape() const = 0;
+  // Where its weights lie, and so its streams, arenas and caches.
+  virtual Device device() const = 0;
 };
 
 struct LoadOptions {
   DType dtype = DType::bf16;  // of linear weights and KV: bf16 or f32
   int threads = 1;            // for packing at load
+  Device device;              // of the weights
 };
 // Reads config.json and the safetensors of `folder`. Error (one line, naming file and tensor) for
 // anything missing, damaged or not understood.

@@ -24,14 +24,16 @@ struct Plan {
   Tensor ids;        // i32 [tokens]
   Tensor positions;  // i32 [tokens, 3]
   Tensor slots;      // i32 [tokens]
-  std::vector<ops::AttentionRow> rows;
+  std::vector<ops::AttentionRow> row_list;
+  ops::AttentionRows rows;  // of row_list
   std::vector<VisualSpan> visuals;
-  Tensor wanted;                        // i32 [full + keywords] tokens; the full rows come first
-  std::vector<std::int32_t> logit_row;  // per Batch::wanted: its place in `wanted`
+  Tensor wanted;  // i32 [full + keywords] tokens; the full rows come first
   std::int64_t full = 0;
   std::int64_t keywords = 0;
 };
 
-Plan make_plan(Arena& arena, const KvStore& kv, const Batch& batch, const ModelConfig& config);
+// Every number of a batch goes to the stream's device in one copy, into memory taken from `arena`.
+Plan make_plan(Stream& stream, Arena& arena, const KvStore& kv, const Batch& batch,
+               const ModelConfig& config);
 
 }  // namespace dream_r

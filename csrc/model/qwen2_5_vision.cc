@@ -81,13 +81,14 @@ class Tower {
     qkv_ = take(n_, 3 * std::int64_t{c_.hidden});
     gate_up_ = take(std::min(n_, kSlice), 2 * std::int64_t{c_.ffn});
     act_ = take(std::min(n_, kSlice), c_.ffn);
-    order_ = arena_.take({static_cast<std::int64_t>(windows_.token.size())}, DType::i32);
-    std::copy(windows_.token.begin(), windows_.token.end(), order_.data<std::int32_t>());
+    Tensor order = Tensor::empty({static_cast<std::int64_t>(windows_.token.size())}, DType::i32);
+    std::copy(windows_.token.begin(), windows_.token.end(), order.data<std::int32_t>());
+    order_ = ops::copy_to(s_, order, s_.device());
     const int half = c_.hidden / c_.heads / 2;
     cos_ = take(n_, half), sin_ = take(n_, half);
-    const PatchAngles angles = patch_angles(grid, c_);
-    in_window_order(angles.cos, cos_);
-    in_window_order(angles.sin, sin_);
+    angles_ = copy_to(s_, patch_angles(grid, c_), s_.device());
+    in_window_order(angles_.cos, cos_);
+    in_window_order(angles_.sin, sin_);
   }
 
   void run(const Tensor& patches, Tensor out) {
@@ -95,6 +96,7 @@ class Tower {
     in_window_order(delta_, x_);
     for (int i = 0; i < c_.depth; ++i) block(i);
     merge(out);
+    s_.wait();  // order and angles are released
   }
 
  private:
@@ -148,6 +150,7 @@ class Tower {
   Windows windows_;
   std::int64_t n_ = 0;  // patches
   Tensor order_;        // i32 [tokens]
+  PatchAngles angles_;
   Tensor x_, normed_, delta_, qkv_, gate_up_, act_, cos_, sin_;
 };
 
@@ -160,14 +163,17 @@ class Qwen25Vision final : public VisionTower {
                        std::span<const Grid> grids) const override {
     const std::vector<std::int64_t> counts = count_patches(patches, grids, config_);
     const std::int64_t unit = std::int64_t{config_.merge} * config_.merge;
-    ImageFeatures out{Tensor::empty({patches.dim(0) / unit, config_.out_hidden}, DType::f32), {}};
-    Arena arena;
+    const Device device = stream.device();
+    ImageFeatures out{
+        Tensor::empty({patches.dim(0) / unit, config_.out_hidden}, DType::f32, device), {}};
+    const Tensor input = ops::copy_to(stream, patches, device);
+    Arena arena(device);
     std::int64_t at = 0;
     for (std::size_t i = 0; i < grids.size(); ++i) {
       const std::int64_t end = at + counts[i];
       arena.reset();
       Tower(stream, arena, weights_, config_, grids[i])
-          .run(patches.rows(at, end), out.embeds.rows(at / unit, end / unit));
+          .run(input.rows(at, end), out.embeds.rows(at / unit, end / unit));
       at = end;
     }
     return out;

@@ -140,6 +140,11 @@ PatchGeometry patch_geometry(const Grid& grid, const VisionConfig& c) {
   return g;
 }
 
+PatchGeometry copy_to(Stream& s, const PatchGeometry& g, Device device) {
+  return {ops::copy_to(s, g.index, device), ops::copy_to(s, g.weight, device),
+          copy_to(s, g.angles, device), g.segments};
+}
+
 VisionMerger load_merger(Loader& load, const std::string& at, const VisionConfig& c, bool merged) {
   const std::int64_t wide = std::int64_t{c.hidden} * c.merge * c.merge;
   return {load.norm(at + "norm", merged ? wide : c.hidden),
@@ -201,18 +206,20 @@ ImageFeatures Qwen3Vision::encode(Stream& stream, const Tensor& patches,
   const std::vector<std::int64_t> counts = count_patches(patches, grids, config_);
   const std::int64_t unit = std::int64_t{config_.merge} * config_.merge;
   const Shape shape{patches.dim(0) / unit, config_.out_hidden};
-  ImageFeatures out{Tensor::empty(shape, DType::f32), {}};
+  const Device device = stream.device();
+  ImageFeatures out{Tensor::empty(shape, DType::f32, device), {}};
   for (std::size_t i = 0; i < weights_.deepstack.size(); ++i)
-    out.deepstack.push_back(Tensor::empty(shape, DType::f32));
-  Arena arena;
+    out.deepstack.push_back(Tensor::empty(shape, DType::f32, device));
+  const Tensor input = ops::copy_to(stream, patches, device);
+  Arena arena(device);
   std::int64_t at = 0;
   for (std::size_t i = 0; i < grids.size(); ++i) {
     const std::int64_t end = at + counts[i];
     const auto part = [&](const Tensor& t) { return t.rows(at / unit, end / unit); };
     arena.reset();
-    const PatchGeometry geometry = patch_geometry(grids[i], config_);
+    const PatchGeometry geometry = copy_to(stream, patch_geometry(grids[i], config_), device);
     Tower tower(stream, arena, weights_, config_, counts[i]);
-    tower.embed(patches.rows(at, end), geometry);
+    tower.embed(input.rows(at, end), geometry);
     std::size_t level = 0;
     for (int layer = 0; layer < config_.depth; ++layer) {
       tower.block(weights_.blocks[static_cast<std::size_t>(layer)], geometry);
@@ -222,6 +229,7 @@ ImageFeatures Qwen3Vision::encode(Stream& stream, const Tensor& patches,
       }
     }
     tower.merge(weights_.merger, false, part(out.embeds));
+    stream.wait();  // the geometry is released
     at = end;
   }
   return out;

@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "model/layers.h"
+#include "ops/ops.h"
 
 namespace dream_r {
 
@@ -23,6 +24,10 @@ PatchAngles patch_angles(const Grid& grid, const VisionConfig& c) {
       }
     });
   return a;
+}
+
+PatchAngles copy_to(Stream& stream, const PatchAngles& angles, Device device) {
+  return {ops::copy_to(stream, angles.cos, device), ops::copy_to(stream, angles.sin, device)};
 }
 
 std::vector<std::int64_t> count_patches(const Tensor& patches, std::span<const Grid> grids,

@@ -24,6 +24,7 @@ struct PatchAngles {
   Tensor cos, sin;
 };
 PatchAngles patch_angles(const Grid& grid, const VisionConfig& config);
+PatchAngles copy_to(Stream& stream, const PatchAngles& angles, Device device);
 
 // Patches of every image; Error when a grid does not divide or does not fit `patches`.
 std::vector<std::int64_t> count_patches(const Tensor& patches, std::span<const Grid> grids,

@@ -110,19 +110,24 @@ class SiglipVision final : public VisionTower {
     std::int64_t tokens = 0, tiles = 0;
     for (const Grid& grid : grids) tokens += tile_tokens(grid, config_), tiles += grid[0];
     check(patches, tiles * tile);
-    ImageFeatures out{Tensor::empty({tokens, width}, DType::f32), {}};
-    Arena arena;
+    const Device device = stream.device();
+    ImageFeatures out{Tensor::empty({tokens, width}, DType::f32, device), {}};
+    const Tensor input = ops::copy_to(stream, patches, device);
+    Arena arena(device);
     Tower tower(stream, arena, weights_, config_);
     std::int64_t from = 0, to = 0;  // rows of patches, of tokens
     for (const Grid& grid : grids) {
       const std::int64_t rows = grid[0] * tile;
-      Tensor table = Tensor::empty({rows + 1, width}, DType::f32);
+      Tensor table = Tensor::empty({rows + 1, width}, DType::f32, device);
       for (std::int64_t at = 0; at < rows; at += tile)
-        tower.run(patches.rows(from + at, from + at + tile), table.rows(at, at + tile));
-      std::copy_n(weights_.newline.f32(), width, table.f32() + rows * width);
+        tower.run(input.rows(from + at, from + at + tile), table.rows(at, at + tile));
+      ops::copy(stream, weights_.newline.view({1, width}), table.rows(rows, rows + 1));
       const TileTaps taps = tile_taps(grid, config_);
       const std::int64_t n = taps.index.dim(0);
-      ops::bilinear_rows(stream, table, taps.index, taps.weight, out.embeds.rows(to, to + n));
+      const Tensor index = ops::copy_to(stream, taps.index, device);
+      const Tensor weight = ops::copy_to(stream, taps.weight, device);
+      ops::bilinear_rows(stream, table, index, weight, out.embeds.rows(to, to + n));
+      stream.wait();  // what this picture took is released
       from += rows, to += n;
     }
     return out;

@@ -25,26 +25,19 @@ ForwardResult VlModel::forward(Stream& stream, Arena& arena, KvStore& kv, const 
                                const LinearWeight& keywords) const {
   check_kv(kv.shape(), config_.text);
   arena.reset();
-  const Plan plan = make_plan(arena, kv, batch, config_);
+  const Plan plan = make_plan(stream, arena, kv, batch, config_);
   DR_CHECK(plan.keywords == 0 || keywords.defined()) << "keyword logits without a keyword head";
   ForwardResult result;
   if (plan.tokens == 0) return result;
   const Tensor hidden = TextPass(stream, arena, kv, config_.text, plan).run(text_, inv_freq_);
-  Tensor full, few;
-  if (plan.full > 0) {
-    full = arena.take({plan.full, config_.text.vocab}, DType::f32);
-    ops::linear(stream, hidden.rows(0, plan.full), text_.head, full);
-  }
-  if (plan.keywords > 0) {
-    few = arena.take({plan.keywords, keywords.n}, DType::f32);
-    ops::linear(stream, hidden.rows(plan.full, plan.full + plan.keywords), keywords, few);
-  }
-  for (const std::int64_t row : plan.logit_row) {
-    const bool whole = row < plan.full;
-    const Tensor& from = whole ? full : few;
-    const std::int64_t width = from.dim(1), at = whole ? row : row - plan.full;
-    result.logits.emplace_back(from.f32() + at * width, static_cast<std::size_t>(width));
-  }
+  const auto logits = [&](const LinearWeight& head, std::int64_t begin, std::int64_t end) {
+    if (begin == end) return Tensor();
+    Tensor out = arena.take({end - begin, head.n}, DType::f32);
+    ops::linear(stream, hidden.rows(begin, end), head, out);
+    return out;
+  };
+  result.full = logits(text_.head, 0, plan.full);
+  result.keywords = logits(keywords, plan.full, plan.full + plan.keywords);
   return result;
 }
 
@@ -65,6 +58,8 @@ LinearWeight VlModel::keyword_head(std::span<const std::int32_t> ids) const {
 std::size_t VlModel::weight_bytes() const {
   return bytes_of(text_) + (vision_ ? vision_->weight_bytes() : 0);
 }
+
+Device VlModel::device() const { return text_.embedding.packed.device(); }
 
 KvShape VlModel::kv_shape() const {
   const auto& t = config_.text;

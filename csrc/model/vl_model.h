@@ -20,6 +20,7 @@ class VlModel final : public Model {
   LinearWeight keyword_head(std::span<const std::int32_t> ids) const override;
   std::size_t weight_bytes() const override;
   KvShape kv_shape() const override;
+  Device device() const override;
 
  private:
   ModelConfig config_;

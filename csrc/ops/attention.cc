@@ -148,8 +148,8 @@ cuda::AttentionBatch cuda_batch(const Tensor& qkv, Heads heads, const KvLayer& l
 
 }  // namespace
 
-void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
-               std::span<const AttentionRow> rows, Tensor out) {
+void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer, const AttentionRows& batch,
+               Tensor out) {
   const char* op = "attention";
   check_heads(op, heads);
   check_layer(op, heads, layer);
@@ -157,12 +157,13 @@ void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
   const std::int64_t tokens = qkv.dim(0), width = (heads.q + 2 * heads.kv) * heads.dim;
   check_shape(op, "qkv", qkv, DType::f32, {tokens, width});
   check_shape(op, "out", out, DType::f32, {tokens, heads.q * heads.dim});
-  const double pairs = check_rows(op, rows, tokens, layer.k.dim(0));
+  const auto rows = batch.rows;
+  const double pairs = batch.device ? 0 : check_rows(op, rows, tokens, layer.k.dim(0));
   check_device(op, s, qkv, layer.k, layer.v, out);
   if (on_cuda(s, [&](auto) {
         DR_CHECK(heads.dim <= cuda::kMaxHeadDim)
             << op << ": heads of " << heads.dim << ", at most " << cuda::kMaxHeadDim << " on CUDA";
-        cuda::attention(s, cuda_batch(qkv, heads, layer, out), rows);
+        cuda::attention(s, cuda_batch(qkv, heads, layer, out), batch);
       }))
     return;
   std::int64_t units = 0;

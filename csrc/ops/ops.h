@@ -17,6 +17,7 @@
 
 #include "core/stream.h"
 #include "core/tensor.h"
+#include "ops/attention_rows.h"
 #include "ops/linear_weight.h"
 
 namespace dream_r::ops {
@@ -127,26 +128,12 @@ struct KvLayer {
 };
 // Writes K and V of token t to slot[t] = block * 16 + offset. slot: i32 [T].
 void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvLayer layer);
-// A run of query tokens [q_begin, q_begin + q_len) of one sequence. Query i sees, in this order,
-//   prefix tokens [0, prefix_len)        through prefix_table   (all of them; may be empty)
-//   own tokens    [0, own_begin + i]     through own_table      (causal)
-// A plain decode or prefill row has only `own`. A scoring suffix has the candidate step's sequence
-// as its prefix and scratch blocks as its own: branches of a tree share a prefix and do not see
-// each other. Tables hold block ids; token j of a table lies in block table[j / 16] at offset j
-// % 16.
-struct AttentionRow {
-  std::int32_t q_begin = 0, q_len = 0;
-  const std::int32_t* prefix_table = nullptr;
-  std::int32_t prefix_len = 0;
-  const std::int32_t* own_table = nullptr;
-  std::int32_t own_begin = 0;
-};
 // softmax(q k^T / sqrt(dim)) v over the paged cache; partials per KV block, merged in table order.
-// qkv: f32 [T, (q + 2 kv) * dim] (only q is read); out: f32 [T, q * dim]. Rows and tables lie in
-// host memory. CUDA: dim at most 256; with a bf16 cache and dim 64 or 128, q and softmax numerators
-// are rounded to bf16; the order of sums depends on the batch.
-void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer,
-               std::span<const AttentionRow> rows, Tensor out);
+// qkv: f32 [T, (q + 2 kv) * dim] (only q is read); out: f32 [T, q * dim]. Rows that lie on a device
+// (AttentionUpload) are not checked. CUDA: dim at most 256; with a bf16 cache and dim 64 or 128, q
+// and softmax numerators are rounded to bf16; the order of sums depends on the batch.
+void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer, const AttentionRows& rows,
+               Tensor out);
 // What a GPU's tensor cores may make of the factors of a product that no stored type decides. f32:
 // the result is as accurate as f32 arithmetic (on the GPU at a sixth of the other's rate); bf16:
 // q, k, v and softmax numerators are rounded to bf16. The CPU computes in f32 always.

@@ -9,6 +9,7 @@
 #include "model/model.h"
 #include "model/positions.h"
 #include "model/safetensors.h"
+#include "ops/ops.h"
 
 namespace py = pybind11;
 
@@ -18,11 +19,14 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Ints = std::vector<std::int32_t>;
 
+constexpr int kSpin = 50;  // microseconds, as a lane's
+
 py::array_t<float> to_numpy(const Tensor& t) {
   std::vector<py::ssize_t> shape;
   for (int i = 0; i < t.shape().rank(); ++i) shape.push_back(t.dim(i));
   py::array_t<float> out(shape);
-  std::memcpy(out.mutable_data(), t.f32(), t.nbytes());
+  Stream stream(t.device());
+  std::memcpy(out.mutable_data(), ops::copy_to(stream, t, {}).f32(), t.nbytes());
   return out;
 }
 
@@ -55,8 +59,9 @@ class Session {
  public:
   Session(std::shared_ptr<Model> model, std::int32_t blocks, int threads)
       : model_(std::move(model)),
-        stream_(threads),
-        kv_(model_->kv_shape(), blocks),
+        stream_(Stream::on(model_->device(), threads, kSpin, 0)),
+        arena_(model_->device()),
+        kv_(model_->kv_shape(), blocks, model_->device()),
         table_(static_cast<std::size_t>(blocks)) {
     std::iota(table_.begin(), table_.end(), 0);
   }
@@ -82,17 +87,16 @@ class Session {
                             r.feature_rows});
     for (const auto& [row, token] : wanted) batch.wanted.push_back({row, token, !keywords.empty()});
     check_tables(rows);
-    ForwardResult result;
+    Tensor logits;
     {
       py::gil_scoped_release release;
       const LinearWeight head = keywords.empty() ? LinearWeight() : model_->keyword_head(keywords);
-      result = model_->forward(stream_, arena_, kv_, batch, head);
+      const ForwardResult result = model_->forward(stream_, arena_, kv_, batch, head);
+      logits = ops::copy_to(stream_, keywords.empty() ? result.full : result.keywords, {});
     }
-    const std::size_t width = result.logits.empty() ? 0 : result.logits[0].size();
-    py::array_t<float> out({result.logits.size(), width});
-    for (std::size_t i = 0; i < result.logits.size(); ++i)
-      std::memcpy(out.mutable_data(static_cast<py::ssize_t>(i)), result.logits[i].data(),
-                  width * sizeof(float));
+    py::array_t<float> out(
+        {wanted.size(), static_cast<std::size_t>(wanted.empty() ? 0 : logits.dim(1))});
+    if (!wanted.empty()) std::memcpy(out.mutable_data(), logits.f32(), logits.nbytes());
     return out;
   }
 
@@ -137,10 +141,11 @@ class Session {
 };
 
 // Python sees no const: a Model has no method that changes it.
-std::shared_ptr<Model> load(const std::string& folder, const std::string& dtype, int threads) {
-  const DType type = dtype_of(dtype);
+std::shared_ptr<Model> load(const std::string& folder, const std::string& dtype, int threads,
+                            const std::string& device) {
+  const LoadOptions options{dtype_of(dtype), threads, parse_device(device)};
   py::gil_scoped_release release;
-  return std::const_pointer_cast<Model>(load_model(folder, {type, threads}));
+  return std::const_pointer_cast<Model>(load_model(folder, options));
 }
 
 // name -> (dtype as the header spells it, shape, bytes)
@@ -171,9 +176,11 @@ void bind_model(py::module_& m) {
       .def_property_readonly(
           "kv_bytes_per_token",
           [](const Model& l) { return l.kv_shape().block_bytes() / KvStore::kBlock; })
+      .def_property_readonly("device", [](const Model& l) { return l.device().str(); })
       .def("positions", &positions, py::arg("ids"), py::arg("grids"),
            "(positions [T, 3], delta, feature rows) of a prompt with images");
-  m.def("load", &load, py::arg("folder"), py::arg("dtype") = "bf16", py::arg("threads") = 1);
+  m.def("load", &load, py::arg("folder"), py::arg("dtype") = "bf16", py::arg("threads") = 1,
+        py::arg("device") = "cpu");
   m.def("check", [](const std::string& folder) { check_model(folder); }, py::arg("folder"));
   m.def("read_index", &read_index, py::arg("folder"));
   py::class_<ImageFeatures, std::shared_ptr<ImageFeatures>>(m, "ImageFeatures")

@@ -1,6 +1,7 @@
 #include "runtime/burst.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace dream_r {
 
@@ -9,7 +10,15 @@ Burst::Burst(WorkPtr work, const BurstContext& context)
       context_(context),
       prompt_(work_->spec->prompt(work_->role)),
       seen_(work_->context),
-      written_(work_->cached) {}
+      written_(work_->cached) {
+  // Models of one tokenizer pad their vocabularies differently: not every id is in this one.
+  const Vocabulary& v = context.vocabulary;
+  const std::int32_t size = context.model.config().text.vocab;
+  const auto inside = [size](std::int32_t id) { return id < size; };
+  std::copy_if(v.suppressed.begin(), v.suppressed.end(), std::back_inserter(suppressed_), inside);
+  never_ = suppressed_.size();
+  std::copy_if(v.eos.begin(), v.eos.end(), std::back_inserter(suppressed_), inside);
+}
 
 void Burst::append_positions(std::int32_t begin, std::int32_t end) {
   const auto prompt_end = static_cast<std::int32_t>(prompt_.positions.size());
@@ -19,24 +28,20 @@ void Burst::append_positions(std::int32_t begin, std::int32_t end) {
   }
 }
 
-std::int32_t Burst::sample(std::span<float> logits, std::int32_t step, std::int32_t token) {
+ops::SampleRow Burst::draw(std::int32_t step, std::int32_t token, std::size_t seen) const {
   const RequestSpec& spec = *work_->spec;
-  ops::SampleKey key;
-  key.seed = spec.seed;
-  key.request = spec.index;
-  key.step = static_cast<std::uint32_t>(step);
-  key.author = work_->role == Role::draft ? 0 : 1;
-  key.token = static_cast<std::uint32_t>(token);
-  const Vocabulary& v = context_.vocabulary;
-  const auto end = std::lower_bound(
-      v.suppressed.begin(), v.suppressed.end(), logits.size(),
-      [](std::int32_t id, std::size_t n) { return static_cast<std::size_t>(id) < n; });
-  const std::span<const std::int32_t> inside(v.suppressed.begin(), end);
+  ops::SampleRow row;
+  row.params = spec.sampling;
+  row.seen = std::span(seen_).first(seen);
   const bool first = work_->no_eos_first && work_->tokens.empty();
-  if (!spec.ignore_eos && !first) return ops::sample(logits, spec.sampling, seen_, inside, key);
-  std::vector<std::int32_t> suppressed(inside.begin(), inside.end());
-  suppressed.insert(suppressed.end(), v.eos.begin(), v.eos.end());
-  return ops::sample(logits, spec.sampling, seen_, suppressed, key);
+  row.suppressed =
+      std::span(suppressed_).first(spec.ignore_eos || first ? suppressed_.size() : never_);
+  row.key.seed = spec.seed;
+  row.key.request = spec.index;
+  row.key.step = static_cast<std::uint32_t>(step);
+  row.key.author = work_->role == Role::draft ? 0 : 1;
+  row.key.token = static_cast<std::uint32_t>(token);
+  return row;
 }
 
 std::unique_ptr<Burst> make_burst(WorkPtr work, const BurstContext& context) {

@@ -1,6 +1,6 @@
 #pragma once
-// What a lane does with one Work, forward by forward: plan() adds its rows to the batch, take()
-// reads its logits. Lives on the lane's thread.
+// What a lane does with one Work, forward by forward: plan() adds its rows to the pass and says
+// what it wants to know of them, take() reads the answers. Lives on the lane's thread.
 #include <memory>
 #include <span>
 #include <vector>
@@ -8,6 +8,7 @@
 #include "core/stream.h"
 #include "model/model.h"
 #include "runtime/options.h"
+#include "runtime/pass.h"
 #include "runtime/vocabulary.h"
 #include "runtime/work.h"
 
@@ -28,21 +29,23 @@ class Burst {
   Work& work() { return *work_; }
   const WorkPtr& handle() const { return work_; }
   bool finished() const { return finished_; }
-  virtual void plan(Batch& batch) = 0;
-  // Logits of what plan() wanted, in that order; may be modified.
-  virtual void take(std::span<const std::span<float>> logits) = 0;
+  virtual void plan(Pass& pass) = 0;
+  virtual void take(const Pass& pass) = 0;
 
  protected:
   // Positions of cache entries [begin, end) of this request's sequence.
   void append_positions(std::int32_t begin, std::int32_t end);
-  std::int32_t sample(std::span<float> logits, std::int32_t step, std::int32_t token);
+  // How the token with this random key is drawn, after the first `seen` of seen_.
+  ops::SampleRow draw(std::int32_t step, std::int32_t token, std::size_t seen) const;
   KvSpan own() const { return {work_->table.data(), written_}; }
 
   WorkPtr work_;
   const BurstContext& context_;
   const ModelPrompt& prompt_;
   std::vector<Position> positions_;
-  std::vector<std::int32_t> seen_;  // for penalties: context and this branch's own tokens
+  std::vector<std::int32_t> seen_;        // for penalties: context and this branch's own tokens
+  std::vector<std::int32_t> suppressed_;  // those of the vocabulary, then EOS
+  std::size_t never_ = 0;                 // how many of them no token may be, EOS or not
   std::int32_t written_;
   bool finished_ = false;
 };

@@ -15,6 +15,7 @@ constexpr int kTokens = 4;        // forwards of one token in a sample
 constexpr int kJudged = 24;       // rows of a verify pass: a step and its question
 constexpr int kContext = 400;     // tokens read before: a picture and half a chain of thought
 constexpr int kBlocks = 32;       // of a cache that holds all of this
+constexpr int kSpin = 50;         // microseconds, as a lane's
 constexpr double kBudget = 0.05;  // seconds a measurement may take, once it has one sample
 
 double seconds() {
@@ -42,7 +43,11 @@ double ratio(A a, B b) {
 class Bench {
  public:
   Bench(const Model& model, int threads)
-      : model_(model), stream_(threads), kv_(model.kv_shape(), kBlocks), table_(kBlocks) {
+      : model_(model),
+        stream_(Stream::on(model.device(), threads, kSpin, 0)),
+        arena_(model.device()),
+        kv_(model.kv_shape(), kBlocks, model.device()),
+        table_(kBlocks) {
     std::iota(table_.begin(), table_.end(), 0);
   }
   double forward(int rows) {
@@ -57,8 +62,8 @@ class Bench {
     batch.rows.push_back(row);
     batch.wanted.push_back({0, rows - 1, false});
     const double begin = seconds();
-    arena_.reset();
     model_.forward(stream_, arena_, kv_, batch, LinearWeight());
+    stream_.wait();
     return seconds() - begin;
   }
   // Median seconds of a forward of `rows` rows; a warm-up, then as many as the budget allows.
@@ -72,7 +77,7 @@ class Bench {
     for (int i = 0; i < kTokens; ++i) sum += forward(1);
     return sum / kTokens;
   }
-  void limit(int threads) { stream_.limit(threads); }
+  void limit(int threads) { stream_.limit(std::min(threads, stream_.threads())); }
 
  private:
   const Model& model_;

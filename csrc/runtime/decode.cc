@@ -12,23 +12,22 @@ class Decode : public Burst {
     for (std::int32_t token : work_->head) append(token);
   }
 
-  void plan(Batch& batch) override {
+  void plan(Pass& pass) override {
     positions_.clear();
     append_positions(written_, written_ + static_cast<std::int32_t>(pending_.size()));
     BatchRow row;
     row.tokens = pending_;
     row.positions = positions_;
     row.own = own();
-    batch.rows.push_back(row);
-    batch.wanted.push_back({static_cast<std::int32_t>(batch.rows.size()) - 1,
-                            static_cast<std::int32_t>(pending_.size()) - 1, false});
+    const auto chosen = static_cast<std::int32_t>(work_->tokens.size() - work_->head.size());
+    next_ = pass.draw(pass.add(row), static_cast<std::int32_t>(pending_.size()) - 1,
+                      draw(work_->step, work_->first_token + chosen, seen_.size()));
   }
 
-  void take(std::span<const std::span<float>> logits) override {
+  void take(const Pass& pass) override {
     written_ += static_cast<std::int32_t>(pending_.size());
     pending_.clear();
-    const auto chosen = static_cast<std::int32_t>(work_->tokens.size() - work_->head.size());
-    append(sample(logits[0], work_->step, work_->first_token + chosen));
+    append(pass.drawn(next_));
   }
 
  private:
@@ -53,6 +52,7 @@ class Decode : public Burst {
 
   StepScanner scanner_;
   std::vector<std::int32_t> pending_;
+  std::size_t next_ = 0;  // of the pass
 };
 
 }  // namespace

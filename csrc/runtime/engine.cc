@@ -28,7 +28,8 @@ EngineOptions completed(EngineOptions o, bool has_draft) {
 std::shared_ptr<KvStore> make_kv(const Model& model, std::int64_t tokens) {
   const auto blocks = (tokens + KvStore::kBlock - 1) / KvStore::kBlock;
   DR_CHECK(blocks < (std::int64_t{1} << 31)) << tokens << " tokens of KV cache are too many";
-  return std::make_shared<KvStore>(model.kv_shape(), static_cast<std::int32_t>(blocks));
+  return std::make_shared<KvStore>(model.kv_shape(), static_cast<std::int32_t>(blocks),
+                                   model.device());
 }
 
 std::optional<DraftTokens> draft_tokens(const std::optional<Translation>& t, const Model* draft) {

@@ -6,7 +6,10 @@ namespace dream_r {
 
 namespace {
 constexpr int kSpinMicroseconds = 50;  // a hand-off must not cost more than a small model's token
-}
+
+// On a device the target goes first: a verdict may wait for its token, a draft for both.
+int priority_of(LaneId id) { return id == LaneId::target ? 2 : id == LaneId::verify ? 1 : 0; }
+}  // namespace
 
 Lane::Lane(LaneId id, std::shared_ptr<const Model> model, std::shared_ptr<KvStore> kv,
            const Vocabulary& vocabulary, const EngineOptions& options, int threads,
@@ -17,7 +20,8 @@ Lane::Lane(LaneId id, std::shared_ptr<const Model> model, std::shared_ptr<KvStor
       options_(options),
       clock_(clock),
       hand_back_(std::move(hand_back)),
-      stream_(threads, kSpinMicroseconds),
+      stream_(Stream::on(model_->device(), threads, kSpinMicroseconds, priority_of(id))),
+      arena_(model_->device()),
       context_{*model_, vocabulary, options, stream_},
       inbox_(options.inline_mode ? 0 : kSpinMicroseconds) {
   clock_.enrol(id, stream_);
@@ -88,28 +92,21 @@ bool Lane::step() {
 void Lane::forward() {
   const double begin = clock_.now();
   clock_.enter(id_);
-  batch_.rows.clear();
-  batch_.wanted.clear();
-  std::vector<std::size_t> wanted_end;
-  for (auto& burst : active_) {
-    burst->plan(batch_);
-    wanted_end.push_back(batch_.wanted.size());
-  }
-  arena_.reset();
-  const ForwardResult result = model_->forward(stream_, arena_, *kv_, batch_, keywords_);
+  pass_.clear();
+  for (auto& burst : active_) burst->plan(pass_);
+  pass_.run(*model_, stream_, arena_, *kv_, keywords_);
   const double seconds = clock_.now() - begin;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < active_.size(); ++i) {
-    active_[i]->take(std::span(result.logits).subspan(at, wanted_end[i] - at));
-    at = wanted_end[i];
-    ++active_[i]->work().forwards;
-    active_[i]->work().seconds += seconds;
+  for (auto& burst : active_) {
+    burst->take(pass_);
+    ++burst->work().forwards;
+    burst->work().seconds += seconds;
   }
   clock_.leave(id_);
 }
 
 // Hands back what is finished or cancelled.
 void Lane::retire() {
+  stream_.wait();  // a copy may be under way for a work that never had a pass
   std::erase_if(active_, [&](const std::unique_ptr<Burst>& burst) {
     Work& work = burst->work();
     work.cancelled = !burst->finished() && work.cancel.load(std::memory_order_relaxed);

@@ -49,7 +49,7 @@ class Lane {
   BurstContext context_;
   Channel<WorkPtr> inbox_;
   std::vector<std::unique_ptr<Burst>> active_;
-  Batch batch_;
+  Pass pass_;
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

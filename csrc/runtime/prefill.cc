@@ -10,7 +10,7 @@ class Prefill : public Burst {
  public:
   using Burst::Burst;
 
-  void plan(Batch& batch) override {
+  void plan(Pass& pass) override {
     const auto left = static_cast<std::int32_t>(work_->feed.size()) - fed_;
     take_ = std::min<std::int32_t>(left, context_.options.prefill_chunk);
     positions_.clear();
@@ -29,25 +29,27 @@ class Prefill : public Burst {
       row.features = features_.get();
       if (!row.features) row.feature_rows = {};
     }
-    batch.rows.push_back(row);
+    const std::int32_t index = pass.add(row);
     last_ = take_ == left;
-    if (last_ && work_->role == Role::target)
-      batch.wanted.push_back({static_cast<std::int32_t>(batch.rows.size()) - 1, take_ - 1, false});
+    if (last_ && draws()) next_ = pass.draw(index, take_ - 1, draw(0, 0, seen_.size()));
   }
 
-  void take(std::span<const std::span<float>> logits) override {
+  void take(const Pass& pass) override {
     fed_ += take_;
     written_ += take_;
     work_->written = written_;
     if (!last_) return;
-    if (!logits.empty()) work_->next_token = sample(logits[0], 0, 0);
+    if (draws()) work_->next_token = pass.drawn(next_);
     finished_ = true;
   }
 
  private:
+  bool draws() const { return work_->role == Role::target; }
+
   std::unique_ptr<ImageFeatures> features_;
   std::int32_t fed_ = 0, take_ = 0;
   bool last_ = false;
+  std::size_t next_ = 0;  // of the pass
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 // CPN: rho = p+ / (p+ + p-) of the two keywords after the scoring suffix (method, section 2). A
 // verdict needs the keywords' rows of lm_head alone: rho is the logistic of the difference of the
 // two sides' logits, whatever the other tokens' are.
+#include <algorithm>
 #include <cmath>
 
 #include "runtime/burst.h"
@@ -24,13 +25,13 @@ class Verify : public Burst {
       : Burst(std::move(work), context),
         judge_(context.options.judge),
         suffix_(judge_ == Judge::cpn ? context.vocabulary.suffix : context.vocabulary.digit_suffix),
-        whole_row_(judge_ == Judge::digit_greedy || context.options.min_mass > 0),
+        mass_(judge_ == Judge::cpn && context.options.min_mass > 0),
         tokens_(work_->feed) {
     for (const Judgement& j : work_->judged)
       tokens_.insert(tokens_.end(), j.tokens.begin(), j.tokens.end());
   }
 
-  void plan(Batch& batch) override {
+  void plan(Pass& pass) override {
     const auto begin = written_;
     const auto size = static_cast<std::int32_t>(tokens_.size());
     const auto suffix = static_cast<std::int32_t>(suffix_.size());
@@ -40,33 +41,42 @@ class Verify : public Burst {
     steps.tokens = tokens_;
     steps.positions = positions_;
     steps.own = own();
-    const auto row = static_cast<std::int32_t>(batch.rows.size());
-    batch.rows.push_back(steps);
+    const std::int32_t row = pass.add(steps);
+    if (work_->spec->has_penalties())
+      for (const Judgement& j : work_->judged)
+        seen_.insert(seen_.end(), j.tokens.begin(), j.tokens.end());
     auto end = static_cast<std::int32_t>(work_->feed.size());
+    std::size_t seen = work_->context.size();
+    std::int32_t step = work_->step;
     for (const Judgement& j : work_->judged) {
       end += static_cast<std::int32_t>(j.tokens.size());
-      batch.wanted.push_back({row, end - 1, false});
-      plan_suffix(batch, j, begin + end);
+      if (work_->spec->has_penalties()) seen += j.tokens.size();
+      answers_.push_back({pass.draw(row, end - 1, draw(++step, 0, seen))});
+      plan_suffix(pass, j, begin + end, answers_.back());
     }
     written_ += size;
   }
 
-  void take(std::span<const std::span<float>> logits) override {
-    std::size_t next = 0;
-    std::int32_t step = work_->step;
-    for (Judgement& j : work_->judged) {
-      if (work_->spec->has_penalties()) seen_.insert(seen_.end(), j.tokens.begin(), j.tokens.end());
-      j.next_token = sample(logits[next++], ++step, 0);
-      const auto keywords = logits[next++];
-      judge(j, keywords, whole_row_ ? logits[next++] : std::span<float>());
+  void take(const Pass& pass) override {
+    for (std::size_t i = 0; i < answers_.size(); ++i) {
+      Judgement& j = work_->judged[i];
+      j.next_token = pass.drawn(answers_[i].next);
+      judge(j, answers_[i], pass);
     }
     work_->written = written_;
     finished_ = true;
   }
 
  private:
+  // Where in the pass the answers to a judgement are.
+  struct Answers {
+    std::size_t next = 0;     // the target's token after the step
+    std::size_t verdict = 0;  // the keywords' logits, or the digit drawn
+    std::size_t log_sum = 0;
+  };
+
   // The suffix follows the step whose cache ends at `end`, in blocks of its own: always discarded.
-  void plan_suffix(Batch& batch, const Judgement& j, std::int32_t end) {
+  void plan_suffix(Pass& pass, const Judgement& j, std::int32_t end, Answers& answers) {
     const auto at = positions_.size();
     append_positions(end, end + static_cast<std::int32_t>(suffix_.size()));
     BatchRow row;
@@ -74,37 +84,39 @@ class Verify : public Burst {
     row.positions = std::span(positions_).subspan(at);
     row.prefix = {work_->table.data(), end};
     row.own = {j.scratch_table.data(), 0};
-    const auto index = static_cast<std::int32_t>(batch.rows.size());
+    const std::int32_t index = pass.add(row);
     const auto last = static_cast<std::int32_t>(suffix_.size()) - 1;
-    batch.rows.push_back(row);
-    batch.wanted.push_back({index, last, true});
-    if (whole_row_) batch.wanted.push_back({index, last, false});
+    answers.verdict =
+        judge_ == Judge::digit_greedy ? pass.draw(index, last, {}) : pass.keywords(index, last);
+    if (mass_) answers.log_sum = pass.log_sum(index, last);
   }
 
-  void judge(Judgement& j, std::span<const float> keywords, std::span<const float> whole) {
+  void judge(Judgement& j, const Answers& answers, const Pass& pass) const {
+    if (judge_ == Judge::digit_greedy) {
+      j.rho = digit(pass.drawn(answers.verdict));
+      return;
+    }
+    const auto keywords = pass.keywords(answers.verdict);
     if (judge_ == Judge::cpn) {
       const auto n = context_.vocabulary.positive.size();
       const double yes = log_sum_exp(keywords.first(n)), no = log_sum_exp(keywords.subspan(n));
       j.positive = static_cast<float>(yes), j.negative = static_cast<float>(no);
       j.rho = static_cast<float>(1 / (1 + std::exp(no - yes)));
-      if (!whole.empty()) {
-        const double all = log_sum_exp(whole);
+      if (mass_) {
+        const double all = pass.log_sum(answers.log_sum);
         j.mass = static_cast<float>(std::exp(yes - all) + std::exp(no - all));
       }
     } else {
-      j.rho = judge_ == Judge::digit_greedy ? greedy_digit(whole) : mean_digit(keywords);
+      j.rho = mean_digit(keywords);
     }
   }
 
-  // The digit that the target would write; anything else counts as 0.
-  float greedy_digit(std::span<const float> logits) const {
-    std::size_t best = 0;
-    for (std::size_t i = 1; i < logits.size(); ++i)
-      if (logits[i] > logits[best]) best = i;
+  // The digit that the target writes; anything else counts as 0.
+  float digit(std::int32_t token) const {
     const auto& digits = context_.vocabulary.digits;
     for (std::size_t d = 0; d < digits.size(); ++d)
-      for (std::int32_t id : digits[d])
-        if (static_cast<std::size_t>(id) == best) return static_cast<float>(d);
+      if (std::find(digits[d].begin(), digits[d].end(), token) != digits[d].end())
+        return static_cast<float>(d);
     return 0;
   }
 
@@ -122,8 +134,9 @@ class Verify : public Burst {
 
   Judge judge_;
   const std::vector<std::int32_t>& suffix_;
-  bool whole_row_;
+  bool mass_;                         // p+ + p- is asked for
   std::vector<std::int32_t> tokens_;  // everything the row of steps reads
+  std::vector<Answers> answers_;      // one a judgement
 };
 
 }  // namespace

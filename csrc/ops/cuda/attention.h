@@ -24,7 +24,8 @@ struct AttentionBatch {
 };
 
 constexpr int kMaxHeadDim = 256;
-constexpr int kDecodePairs = 16;  // (token, head of the group) pairs of a row that decode takes
+// (token, head of the group) pairs of a row that decode takes
+constexpr int kDecodePairs = ops::kFewPairs;
 
 // Which kernel a batch gets and how it is cut. Decided from the bounds alone, so that a captured
 // graph stays valid while its rows grow up to them.
@@ -46,9 +47,9 @@ std::size_t attention_scratch(const AttentionBatch& b, const AttentionPlan& plan
 // sums and outputs are f32.
 void attention(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
                cudaStream_t stream);
-// The same for rows and tables in host memory: uploads them, in the stream's order, and sets what
-// of `b` speaks of rows. All of them have been read on return.
-void attention(Stream& s, const AttentionBatch& b, std::span<const ops::AttentionRow> rows);
+// The same for all rows of a batch: sets what of `b` speaks of rows. Those that are in host memory
+// are uploaded, in the stream's order, and have been read on return.
+void attention(Stream& s, const AttentionBatch& b, const ops::AttentionRows& rows);
 
 // The steps of the first.
 void attention_plain(const AttentionBatch& b, cudaStream_t stream);

@@ -52,7 +52,7 @@ struct Runner {
     batch.rows.push_back(row_of(ids, positions, table.data()));
     batch.wanted.push_back({0, static_cast<std::int32_t>(ids.size()) - 1});
     const auto result = model.forward(stream, arena, kv, batch, {});
-    return {result.logits[0].begin(), result.logits[0].end()};
+    return {result.full.f32(), result.full.f32() + result.full.numel()};
   }
 
   const Model& model;
@@ -108,13 +108,13 @@ TEST_CASE("forward: a random model may have experts; their scratch serves any nu
 TEST_CASE("forward: an empty batch, and batches that want nothing") {
   const auto model = random_model(tiny(), {DType::f32, 1});
   Runner r(*model);
-  CHECK(model->forward(r.stream, r.arena, r.kv, {}, {}).logits.empty());
+  CHECK(!model->forward(r.stream, r.arena, r.kv, {}, {}).full.defined());
   const auto tokens = ids(1);
   const std::vector<Position> positions{{0, 0, 0}};
   const std::int32_t table[] = {0};
   Batch batch;
   batch.rows.push_back(row_of(tokens, positions, table));
-  CHECK(model->forward(r.stream, r.arena, r.kv, batch, {}).logits.empty());
+  CHECK(!model->forward(r.stream, r.arena, r.kv, batch, {}).full.defined());
   batch.wanted.push_back({0, 0, true});
   CHECK(has(error_of([&] { model->forward(r.stream, r.arena, r.kv, batch, {}); }), "keyword head"));
 }
