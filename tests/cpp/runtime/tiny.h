@@ -12,7 +12,7 @@ namespace dream_r::tiny {
 constexpr int kVocab = 96;
 
 inline std::shared_ptr<const Model> model(int hidden, int layers, std::uint32_t seed,
-                                          DType dtype = DType::f32) {
+                                          DType dtype = DType::f32, Device device = {}) {
   ModelConfig c;
   c.model_type = "qwen3_vl";
   c.text.hidden = hidden, c.text.layers = layers, c.text.heads = 2, c.text.kv_heads = 1;
@@ -20,7 +20,7 @@ inline std::shared_ptr<const Model> model(int hidden, int layers, std::uint32_t 
   c.text.mrope_sections = {4, 2, 2};
   c.text.tied_head = false;
   c.text.max_positions = 4096;
-  return random_model(c, {dtype, 1}, seed);
+  return random_model(c, {dtype, 1, device}, seed);
 }
 
 inline Vocabulary vocabulary() {

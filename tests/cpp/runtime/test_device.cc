@@ -1,0 +1,63 @@
+// The engine with models, caches and lanes on a device, against the same on the CPU.
+#include "doctest.h"
+#include "runtime/tiny.h"
+
+using namespace dream_r;
+using namespace dream_r::tiny;
+
+namespace {
+
+Pair pair_on(Device target, Device draft) {
+  return {model(32, 2, 1, DType::f32, target), model(16, 1, 2, DType::f32, draft)};
+}
+
+void same_tokens(const std::vector<Outcome>& got, const std::vector<Outcome>& expected) {
+  REQUIRE(got.size() == expected.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    CAPTURE(i);
+    CHECK(got[i].tokens == expected[i].tokens);
+    CHECK(got[i].reason == expected[i].reason);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a build without CUDA refuses a device in one line") {
+  if (kHasCuda) return;
+  CHECK_THROWS_WITH_AS(model(16, 1, 1, DType::f32, cuda_device()), doctest::Contains("CUDA"), Error);
+}
+
+TEST_CASE("device: greedy tokens of `ar` are the CPU's") {
+  if (!kHasCuda) return;
+  const auto o = options(Method::ar, 0.7, true);
+  same_tokens(run(pair_on(cuda_device(), cuda_device()), o, 0.0f), run(Pair(), o, 0.0f));
+}
+
+TEST_CASE("device: alpha 1 commits what `ar` writes, on any lane, threads and mode") {
+  if (!kHasCuda) return;
+  const Pair here = pair_on(cuda_device(), cuda_device());
+  const Pair apart = pair_on(cuda_device(), {});
+  const auto ar = run(Pair(), options(Method::ar, 0.7, true), 0.0f);
+  for (bool inline_mode : {true, false})
+    for (VerifyLane verify : {VerifyLane::fused, VerifyLane::separate})
+      for (ModeChoice mode : {ModeChoice::hedged, ModeChoice::sequential}) {
+        auto o = options(Method::fpsr, 1.0, inline_mode);
+        o.verify = verify, o.mode = mode;
+        same_tokens(run(verify == VerifyLane::fused ? here : apart, o, 0.0f), ar);
+      }
+}
+
+TEST_CASE("device: verdicts and what is committed are the CPU's") {
+  if (!kHasCuda) return;
+  auto o = options(Method::fpsr, 0.0, true);
+  o.race = Race::verdict, o.min_mass = 1e-9;
+  o.alpha = median_rho(Pair(), o);
+  const auto expected = run(Pair(), o, 0.0f);
+  const auto got = run(pair_on(cuda_device(), cuda_device()), o, 0.0f);
+  same_tokens(got, expected);
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    REQUIRE(got[i].rho.size() == expected[i].rho.size());
+    for (std::size_t k = 0; k < got[i].rho.size(); ++k)
+      CHECK(got[i].rho[k] == doctest::Approx(expected[i].rho[k]).epsilon(1e-4));
+  }
+}
