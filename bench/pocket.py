@@ -177,7 +177,7 @@ def main() -> int:
     arms = [arm for arm, _ in engines]
     print(
         f"{options.problems} {options.split} problems of levels {options.levels}, "
-        f"{options.dtype}, one request at a time, CPU"
+        f"{options.dtype}, one request at a time"
     )
     table([COLUMNS, *rows(arms[0], arms[1:])])
     print()

@@ -6,6 +6,8 @@
 #include <thread>
 
 #include "core/check.h"
+#include "core/cuda.h"
+#include "core/device.h"
 #include "ops/ops.h"
 
 namespace py = pybind11;
@@ -34,13 +36,21 @@ PYBIND11_MODULE(_core, m) {
     d["version"] = DREAM_R_VERSION;
     d["compiler"] = __VERSION__;
     d["cores"] = std::thread::hardware_concurrency();
-#ifdef DREAM_R_WITH_CUDA
-    d["cuda"] = true;
-#else
-    d["cuda"] = false;
-#endif
+    d["cuda"] = dream_r::kHasCuda;
     return d;
   });
+  m.def("require_device", [](const std::string& name) {
+    const dream_r::Device device = dream_r::parse_device(name);
+    if (device.on_cuda()) dream_r::cuda::require_device(device.index);
+  });
+  m.def("cuda_devices", [] {
+    std::vector<std::tuple<std::string, std::size_t, std::string>> all;
+    for (const auto& d : dream_r::cuda::devices())
+      all.emplace_back(d.name, d.bytes, std::to_string(d.major) + "." + std::to_string(d.minor));
+    return all;
+  });
+  m.def("cuda_unusable", &dream_r::cuda::unusable);
+  m.def("cuda_free_bytes", &dream_r::cuda::free_bytes, py::arg("index"));
   auto ops = m.def_submodule("ops", "Single ops on numpy arrays");
   dream_r::bind_ops(ops);
   auto model = m.def_submodule("model", "Models and token-level sessions");

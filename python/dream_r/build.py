@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from dream_r import machine
@@ -92,9 +94,15 @@ def build(config: EngineConfig) -> Built:
 
     from dream_r import _core
 
+    def load(folder: Path, device: str) -> Any:
+        return _core.load_model(str(folder), config.dtype, threads, device)
+
     threads = config.target_threads or machine.cores()
-    target_model = _core.load_model(str(target.folder), config.dtype, threads)
-    draft_model = _core.load_model(str(draft.folder), config.dtype, threads) if draft else None
+    draft_device = config.draft_device or config.device
+    for device in (config.device, draft_device):
+        _core.require_device(device)
+    target_model = load(target.folder, config.device)
+    draft_model = load(draft.folder, draft_device) if draft else None
     target_kv, draft_kv = kv_tokens(config, target_model, draft_model)
     config = replace(config, target_kv_tokens=target_kv, draft_kv_tokens=draft_kv)
     sizes = [model.vocab for model in (target_model, draft_model) if model]
@@ -201,32 +209,63 @@ def options(config: EngineConfig) -> Any:
     return made
 
 
+@dataclass
+class _Cache:
+    role: str
+    model: Any
+    tokens: int  # asked for, 0 = as many as fit and are of use
+
+    @property
+    def cost(self) -> int:
+        """Bytes of a token."""
+        return int(self.model.kv_bytes_per_token)
+
+
 def kv_tokens(config: EngineConfig, target: Any, draft: Any | None) -> tuple[int, int]:
     """Tokens of KV cache for target and draft; what was left open is cut to the free memory.
 
     MemoryError when what was asked for is more than the memory that is free.
     """
-    free = machine.memory_free()
-    asked = (config.target_kv_tokens, config.draft_kv_tokens if draft else 0)
+    caches = [_Cache("target", target, config.target_kv_tokens)]
+    if draft:
+        caches.append(_Cache("draft", draft, config.draft_kv_tokens))
+    for device in {cache.model.device for cache in caches}:
+        _fit([cache for cache in caches if cache.model.device == device], device, config)
+    return caches[0].tokens, caches[1].tokens if draft else 0
+
+
+def _fit(caches: Sequence[_Cache], device: str, config: EngineConfig) -> None:
+    free = free_memory(device)
     if free is None:
-        return asked
-    models = (("target", target), ("draft", draft))
-    for (role, model), tokens in zip(models, asked, strict=True):
-        need = tokens * model.kv_bytes_per_token if model else 0
+        return
+    for cache in caches:
+        need = cache.tokens * cache.cost
         if need > free:
-            fits = int(0.9 * free) // model.kv_bytes_per_token
             raise MemoryError(
-                f"{role}_kv_tokens {tokens} needs {need / GIB:.1f} GiB, but {free / GIB:.1f} GiB "
-                f"of memory are free; ask for at most {fits}"
+                f"{cache.role}_kv_tokens {cache.tokens} needs {need / GIB:.1f} GiB, but "
+                f"{free / GIB:.1f} GiB of {memory_of(device)} are free; ask for at most "
+                f"{int(0.9 * free) // cache.cost}"
             )
         free -= need
-    open_cost = sum(
-        model.kv_bytes_per_token
-        for (_, model), tokens in zip(models, asked, strict=True)
-        if model and not tokens
-    )
-    usual = TYPICAL * config.max_requests
-    if open_cost * usual <= 0.5 * free:
-        return asked
-    fits = max(int(0.5 * free) // open_cost, 1)
-    return asked[0] or fits, asked[1] or fits
+    still_open = [cache for cache in caches if not cache.tokens]
+    if not still_open:
+        return
+    # A device's memory is there for this; the machine's has other uses.
+    share = 0.5 if device == "cpu" else 0.9
+    fits = max(int(share * free) // sum(cache.cost for cache in still_open), 1)
+    for cache in still_open:
+        each = TYPICAL if device == "cpu" else cache.model.max_positions
+        cache.tokens = min(fits, each * config.max_requests)
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes free where `device` ("cpu", "cuda:1") keeps its memory; None where not known."""
+    if device == "cpu":
+        return machine.memory_free()
+    from dream_r import _core
+
+    return _core.cuda_free_bytes(int(device.partition(":")[2] or 0))
+
+
+def memory_of(device: str) -> str:
+    return "memory" if device == "cpu" else f"the memory of {device}"

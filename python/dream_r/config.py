@@ -6,6 +6,7 @@ Every error is a ValueError of one line that says what is wrong and what would b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -51,6 +52,11 @@ def _real(name: str, value: object, low: float, high: float, open_low: bool = Fa
         raise ValueError(f"{name} must be {above}{upper}, not {value:g}")
 
 
+def _device(name: str, value: object) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", value):
+        raise ValueError(f'{name} must be "cpu", "cuda" or "cuda:<index>", not {value!r}')
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """What an engine is made of: two checkpoints, a method and its knobs, and resources.
@@ -76,6 +82,8 @@ class EngineConfig:
     max_step_tokens: int = 256
     # Resources
     dtype: DType = "bf16"
+    device: str = "cpu"  # of the target: "cpu", "cuda" or "cuda:1"
+    draft_device: str = ""  # "" = the target's
     target_threads: int = 0
     draft_threads: int = 0
     max_requests: int = 16  # requests in flight together; others wait
@@ -103,6 +111,9 @@ class EngineConfig:
         _whole("max_step_tokens", self.max_step_tokens, 1)
         _whole("max_requests", self.max_requests, 1, 4096)
         _whole("prefill_chunk", self.prefill_chunk, 1)
+        _device("device", self.device)
+        if self.draft_device:
+            _device("draft_device", self.draft_device)
         for name in ("target_threads", "draft_threads"):
             _whole(name, getattr(self, name), 0, 1024)
         for name in ("target_kv_tokens", "draft_kv_tokens"):

@@ -81,6 +81,8 @@ class Engine:
         specreason_threshold: int = 7,
         max_step_tokens: int = 256,
         dtype: DType = "bf16",
+        device: str = "cpu",
+        draft_device: str = "",
         target_threads: int = 0,
         draft_threads: int = 0,
         max_requests: int = 16,

@@ -23,7 +23,7 @@ class Arm:
     """One method on every problem, in the same order as the other arms."""
 
     name: str
-    threads: str  # as the reader should see it, e.g. "2 + 1 threads"
+    threads: str  # where it runs, as the reader should see it, e.g. "2 + 1 on 2 cores"
     seconds: list[float] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
@@ -56,9 +56,14 @@ def is_right(answer: str, gold: str) -> bool:
 
 
 def threads_of(engine: Engine) -> str:
-    """The threads of an engine's lanes, for the reader."""
+    """The threads of an engine's lanes, or their devices, for the reader."""
     stats = engine.stats()
-    lanes = ("target",) if engine.config.method == "ar" else ("target", "draft")
+    alone = engine.config.method == "ar"
+    lanes = ("target",) if alone else ("target", "draft")
+    target = engine.config.device
+    devices = (target,) if alone else (target, engine.config.draft_device or target)
+    if any(device != "cpu" for device in devices):
+        return " + ".join(devices)
     counts = " + ".join(str(stats.get(f"{lane}_threads", "?")) for lane in lanes)
     return f"{counts} on {machine.cores()} cores"
 

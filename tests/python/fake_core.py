@@ -16,13 +16,23 @@ ANSWER = "\n\nThe answer is \\boxed{5}."
 class Model:
     weight_bytes, parameters, layers, max_positions = 1000, 500, 2, 4096
     kv_bytes_per_token = 1024
+    device = "cpu"
 
     def __init__(self, folder):
         self.folder, self.vocab = folder, 300
 
 
-def load_model(folder, dtype, threads):
+def load_model(folder, dtype, threads, device):
     return Model(folder)
+
+
+def require_device(name):
+    if name != "cpu":
+        raise RuntimeError(f"{name}: there is none")
+
+
+def cuda_unusable():
+    return "this build has no CUDA"
 
 
 class Vocabulary:

@@ -158,6 +158,7 @@ def test_doctor(fake, capsys):
     out = capsys.readouterr().out
     for word in ("processor", "kernels", "portable", "numpy", "pocket-draft"):
         assert word in out
+    assert "none: this build has no CUDA" in out
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["machine"]["cores"] >= 1
 

@@ -20,6 +20,8 @@ from dream_r.engine import as_request
         ("dtype", "int4", "dtype must be one of bf16, f32"),
         ("specreason_threshold", 10, "at most 9"),
         ("max_requests", 0, "max_requests must be at least 1"),
+        ("device", "gpu", 'device must be "cpu", "cuda" or "cuda:<index>", not \'gpu\''),
+        ("draft_device", "cuda:x", "draft_device must be"),
         ("target_threads", -1, "target_threads must be at least 0"),
     ],
 )

@@ -155,6 +155,32 @@ def test_kv_beyond_memory_is_refused(fake, checkpoint_folder):
         dream_r.Engine(checkpoint_folder, checkpoint_folder, target_kv_tokens=10**12)
 
 
+def test_a_device_that_is_not_there_is_refused_before_weights_are_read(fake, checkpoint_folder):
+    with pytest.raises(RuntimeError, match="cuda:1: there is none"):
+        dream_r.Engine(checkpoint_folder, checkpoint_folder, draft_device="cuda:1")
+
+
+def test_open_caches_share_what_their_device_has_free(fake, monkeypatch):
+    from types import SimpleNamespace
+
+    from dream_r import build
+
+    free = {"cpu": 2000, "cuda:0": 100_000, "cuda:1": 1000}
+    monkeypatch.setattr(build, "free_memory", free.__getitem__)
+
+    def model(device, cost):
+        return SimpleNamespace(device=device, kv_bytes_per_token=cost, max_positions=50)
+
+    config = dream_r.EngineConfig(draft="pocket-draft", max_requests=4)
+    on_cpu = build.kv_tokens(config, model("cpu", 3), model("cpu", 1))
+    assert on_cpu == (250, 250)  # half of what is free
+    assert build.kv_tokens(config, model("cuda:0", 3), model("cuda:0", 1)) == (200, 200)  # enough
+    assert build.kv_tokens(config, model("cuda:1", 9), model("cpu", 10)) == (100, 100)
+    with pytest.raises(MemoryError, match="of the memory of cuda:1 are free; ask for at most 100"):
+        asked = dataclasses.replace(config, target_kv_tokens=112)
+        build.kv_tokens(asked, model("cuda:1", 9), None)
+
+
 def test_a_closed_engine_says_so(fake, checkpoint_folder):
     with dream_r.Engine(checkpoint_folder, method="ar") as engine:
         engine.generate("a")

@@ -6,8 +6,7 @@ namespace dream_r::cuda {
 
 std::string unusable() {
   return "this build has no CUDA: rebuild with -DDREAM_R_CUDA=ON where nvcc is installed, or use "
-         "the "
-         "CPU";
+         "the CPU";
 }
 std::vector<DeviceInfo> devices() { return {}; }
 void require_device(int) { DR_FAIL(state) << unusable(); }

@@ -44,6 +44,7 @@ def examine() -> dict[str, dict[str, Any]]:
             "kernels that run here": _core.cpu_isas(),
             **_core.build_info(),
         },
+        "cuda": _cuda(),
         "versions": {
             "python": platform.python_version(),
             **{
@@ -62,6 +63,29 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "models": {model: _model(model) for model in ("pocket", "pocket-draft")},
     }
+
+
+def _cuda() -> dict[str, Any]:
+    from dream_r import _core
+
+    why = _core.cuda_unusable()
+    if why:
+        return {"devices": f"none: {why}"}
+    return {
+        f"cuda:{i}": f"{name}, {size / 2**30:.0f} GiB, compute capability {capability}, "
+        + _usable(f"cuda:{i}")
+        for i, (name, size, capability) in enumerate(_core.cuda_devices())
+    }
+
+
+def _usable(device: str) -> str:
+    from dream_r import _core
+
+    try:
+        _core.require_device(device)
+    except (RuntimeError, ValueError) as error:
+        return f"cannot be used: {error}"
+    return "can be used"
 
 
 def _version(package: str) -> str | None:

@@ -34,6 +34,8 @@ SPECULATION: Help = {
     "max_step_tokens": (int, "longest step"),
 }
 RESOURCES: Help = {
+    "device": (str, "where the target runs: cpu, cuda or cuda:1"),
+    "draft_device": (str, "where the draft runs (default: where the target does)"),
     "target_threads": (int, "threads of the target's lane (0 = choose)"),
     "draft_threads": (int, "threads of the draft's lane (0 = choose)"),
     "max_requests": (int, "requests in flight together"),
