@@ -8,15 +8,15 @@ Tensor Arena::take(Shape shape, DType dtype) {
   constexpr std::size_t kAlign = 64;
   const std::size_t bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
   const std::size_t need = (bytes + kAlign - 1) / kAlign * kAlign;
-  while (chunk_ < chunks_.size() && used_ + need > chunks_[chunk_]->bytes()) {
-    ++chunk_;
-    used_ = 0;
+  while (at_.chunk < chunks_.size() && at_.used + need > chunks_[at_.chunk]->bytes()) {
+    ++at_.chunk;
+    at_.used = 0;
   }
-  if (chunk_ == chunks_.size())
+  if (at_.chunk == chunks_.size())
     chunks_.push_back(Buffer::allocate(std::max(need, chunk_bytes_), device_));
-  auto& buffer = chunks_[chunk_];
-  auto* data = buffer->data() + used_;
-  used_ += need;
+  auto& buffer = chunks_[at_.chunk];
+  auto* data = buffer->data() + at_.used;
+  at_.used += need;
   return Tensor(buffer, data, dtype, shape);
 }
 

@@ -17,15 +17,21 @@ class Arena {
   Device device() const { return device_; }
   // 64-byte aligned, uninitialised, valid until reset().
   Tensor take(Shape shape, DType dtype);
-  void reset() { chunk_ = 0, used_ = 0; }
+  void reset() { at_ = {}; }
+  // How far it has been taken. rewind() goes there: what was taken behind is free again, and what
+  // was taken before is valid (if it was, at that mark).
+  struct Mark {
+    std::size_t chunk = 0, used = 0;
+  };
+  Mark mark() const { return at_; }
+  void rewind(Mark mark) { at_ = mark; }
   std::size_t capacity() const;
 
  private:
   Device device_;
   std::size_t chunk_bytes_;
   std::vector<std::shared_ptr<Buffer>> chunks_;
-  std::size_t chunk_ = 0;
-  std::size_t used_ = 0;
+  Mark at_;
 };
 
 }  // namespace dream_r

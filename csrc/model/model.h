@@ -16,14 +16,18 @@
 
 namespace dream_r {
 
+class Graphs;
+
 class Model {
  public:
   virtual ~Model() = default;
   virtual const ModelConfig& config() const = 0;
   // New tokens of many sequences in one pass: writes their KV, returns the logits wanted.
   // `keywords` is the small head made by keyword_head(); undefined when none is wanted.
+  // `graphs` (of this stream, arena, model and cache; may be null) keeps decode forwards of a CUDA
+  // device for the next of their kind.
   virtual ForwardResult forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
-                                const LinearWeight& keywords) const = 0;
+                                const LinearWeight& keywords, Graphs* graphs = nullptr) const = 0;
   // The vision tower. patches: f32 [N, channels * temporal * patch * patch] as the image processor
   // orders them, on any device; grid: per image (t, h, w) in patches.
   virtual ImageFeatures encode_images(Stream& stream, const Tensor& patches,

@@ -1,5 +1,6 @@
 #include "model/vl_model.h"
 
+#include "model/graphs.h"
 #include "model/layers.h"
 #include "model/plan.h"
 
@@ -22,13 +23,18 @@ VlModel::VlModel(ModelConfig config, TextWeights text, std::unique_ptr<const Vis
       inv_freq_(inverse_frequencies(config_.text.rope_theta, config_.text.head_dim)) {}
 
 ForwardResult VlModel::forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
-                               const LinearWeight& keywords) const {
+                               const LinearWeight& keywords, Graphs* graphs) const {
   check_kv(kv.shape(), config_.text);
   arena.reset();
   const Plan plan = make_plan(stream, arena, kv, batch, config_);
   DR_CHECK(plan.keywords == 0 || keywords.defined()) << "keyword logits without a keyword head";
-  ForwardResult result;
-  if (plan.tokens == 0) return result;
+  if (plan.tokens == 0) return {};
+  const auto pass = [&] { return run(stream, arena, kv, plan, keywords); };
+  return graphs && Graphs::fit(stream, plan) ? graphs->run(stream, arena, plan, pass) : pass();
+}
+
+ForwardResult VlModel::run(Stream& stream, Arena& arena, KvStore& kv, const Plan& plan,
+                           const LinearWeight& keywords) const {
   const Tensor hidden = TextPass(stream, arena, kv, config_.text, plan).run(text_, inv_freq_);
   const auto logits = [&](const LinearWeight& head, std::int64_t begin, std::int64_t end) {
     if (begin == end) return Tensor();
@@ -36,9 +42,7 @@ ForwardResult VlModel::forward(Stream& stream, Arena& arena, KvStore& kv, const 
     ops::linear(stream, hidden.rows(begin, end), head, out);
     return out;
   };
-  result.full = logits(text_.head, 0, plan.full);
-  result.keywords = logits(keywords, plan.full, plan.full + plan.keywords);
-  return result;
+  return {logits(text_.head, 0, plan.full), logits(keywords, plan.full, plan.full + plan.keywords)};
 }
 
 ImageFeatures VlModel::encode_images(Stream& stream, const Tensor& patches,

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "model/model.h"
+#include "model/plan.h"
 #include "model/vision.h"
 #include "model/weights.h"
 
@@ -14,7 +15,7 @@ class VlModel final : public Model {
   VlModel(ModelConfig config, TextWeights text, std::unique_ptr<const VisionTower> vision);
   const ModelConfig& config() const override { return config_; }
   ForwardResult forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
-                        const LinearWeight& keywords) const override;
+                        const LinearWeight& keywords, Graphs* graphs) const override;
   ImageFeatures encode_images(Stream& stream, const Tensor& patches,
                               std::span<const std::array<std::int32_t, 3>> grid) const override;
   LinearWeight keyword_head(std::span<const std::int32_t> ids) const override;
@@ -23,6 +24,9 @@ class VlModel final : public Model {
   Device device() const override;
 
  private:
+  ForwardResult run(Stream& stream, Arena& arena, KvStore& kv, const Plan& plan,
+                    const LinearWeight& keywords) const;
+
   ModelConfig config_;
   TextWeights text_;
   std::unique_ptr<const VisionTower> vision_;

@@ -303,6 +303,7 @@ void bind_options(py::module_& m) {
   FIELD(target_threads);
   FIELD(draft_threads);
   FIELD(prefix_cache);
+  FIELD(cuda_graphs);
   FIELD(inline_mode);
   FIELD(trace);
 #undef FIELD

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <thread>
 
+#include "model/graphs.h"
+
 namespace dream_r {
 
 namespace {
@@ -42,12 +44,13 @@ double ratio(A a, B b) {
 // One model with a small cache of its own, decoding nonsense at realistic cost.
 class Bench {
  public:
-  Bench(const Model& model, int threads)
+  Bench(const Model& model, int threads, bool graphs)
       : model_(model),
         stream_(Stream::on(model.device(), threads, kSpin, 0)),
         arena_(model.device()),
         kv_(model.kv_shape(), kBlocks, model.device()),
-        table_(kBlocks) {
+        table_(kBlocks),
+        with_graphs_(graphs) {
     std::iota(table_.begin(), table_.end(), 0);
   }
   double forward(int rows) {
@@ -62,7 +65,7 @@ class Bench {
     batch.rows.push_back(row);
     batch.wanted.push_back({0, rows - 1, false});
     const double begin = seconds();
-    model_.forward(stream_, arena_, kv_, batch, LinearWeight());
+    model_.forward(stream_, arena_, kv_, batch, LinearWeight(), with_graphs_ ? &graphs_ : nullptr);
     stream_.wait();
     return seconds() - begin;
   }
@@ -85,6 +88,8 @@ class Bench {
   Arena arena_;
   KvStore kv_;
   std::vector<std::int32_t> table_;
+  bool with_graphs_;
+  Graphs graphs_;
 };
 
 // `measure` while `beside` runs again and again on another thread.
@@ -125,7 +130,8 @@ Speeds calibrate(const Model& target, const Model& draft, const EngineOptions& o
             static_cast<double>(std::max<std::size_t>(1, target.weight_bytes()));
   s.verify = 3.0 / kStep;  // nominal: one pass over the weights and its rows, against kStep passes
   if (options.inline_mode) return s;
-  Bench t(target, options.target_threads), d(draft, options.draft_threads);
+  Bench t(target, options.target_threads, options.cuda_graphs);
+  Bench d(draft, options.draft_threads, options.cuda_graphs);
   const auto target_step = [&] { return kStep * t.token(); };
   const double drafted = ratio([&] { return kStep * d.token(); }, target_step);
   const double judged = ratio([&] { return t.forward(kJudged); }, target_step);

@@ -94,7 +94,7 @@ void Lane::forward() {
   clock_.enter(id_);
   pass_.clear();
   for (auto& burst : active_) burst->plan(pass_);
-  pass_.run(*model_, stream_, arena_, *kv_, keywords_);
+  pass_.run(*model_, stream_, arena_, *kv_, keywords_, options_.cuda_graphs ? &graphs_ : nullptr);
   const double seconds = clock_.now() - begin;
   for (auto& burst : active_) {
     burst->take(pass_);

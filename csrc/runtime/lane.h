@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/channel.h"
+#include "model/graphs.h"
 #include "runtime/burst.h"
 #include "runtime/lane_clock.h"
 
@@ -44,6 +45,7 @@ class Lane {
   HandBack hand_back_;
   Stream stream_;
   Arena arena_;
+  Graphs graphs_;
   LinearWeight keywords_;
   std::vector<ops::KvLayer> layers_;
   BurstContext context_;

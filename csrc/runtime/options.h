@@ -34,6 +34,7 @@ struct EngineOptions {
   bool prefix_cache = true;
   bool inline_mode = false;  // no threads: everything runs inside next_event(), in a fixed order
   bool trace = true;
+  bool cuda_graphs = true;  // decode on a CUDA device by graphs
 };
 
 // Speeds of the lanes in units of one target step (method, section 5), measured at start and

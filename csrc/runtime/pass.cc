@@ -38,10 +38,10 @@ std::size_t Pass::keywords(std::int32_t row, std::int32_t token) {
 }
 
 void Pass::run(const Model& model, Stream& stream, Arena& arena, KvStore& kv,
-               const LinearWeight& head) {
+               const LinearWeight& head, Graphs* graphs) {
   for (const auto* some : {&draws_, &sums_, &words_})
     batch_.wanted.insert(batch_.wanted.end(), some->begin(), some->end());
-  read(model.forward(stream, arena, kv, batch_, head), stream, arena);
+  read(model.forward(stream, arena, kv, batch_, head, graphs), stream, arena);
   stream.wait();
 }
 

@@ -23,7 +23,8 @@ class Pass {
   std::size_t keywords(std::int32_t row, std::int32_t token);  // the keyword head's logits
 
   // Has ended on return, on a device too. `head`: of model.keyword_head(), or undefined.
-  void run(const Model& model, Stream& stream, Arena& arena, KvStore& kv, const LinearWeight& head);
+  void run(const Model& model, Stream& stream, Arena& arena, KvStore& kv, const LinearWeight& head,
+           Graphs* graphs);
 
   std::int32_t drawn(std::size_t i) const { return tokens_[i]; }
   float log_sum(std::size_t i) const { return log_sums_[i]; }

@@ -78,6 +78,7 @@ class EngineOptions:
     draft_threads: int
     prefix_cache: bool
     inline_mode: bool
+    cuda_graphs: bool
     trace: bool
 
 class Request:

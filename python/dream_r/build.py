@@ -201,6 +201,7 @@ def options(config: EngineConfig) -> Any:
         "prefill_chunk",
         "prefix_cache",
         "trace",
+        "cuda_graphs",
     ):
         setattr(made, name, getattr(config, name))
     made.inline_mode = config.inline

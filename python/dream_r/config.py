@@ -84,6 +84,7 @@ class EngineConfig:
     dtype: DType = "bf16"
     device: str = "cpu"  # of the target: "cpu", "cuda" or "cuda:1"
     draft_device: str = ""  # "" = the target's
+    cuda_graphs: bool = True  # decode on a CUDA device by graphs
     target_threads: int = 0
     draft_threads: int = 0
     max_requests: int = 16  # requests in flight together; others wait

@@ -83,6 +83,7 @@ class Engine:
         dtype: DType = "bf16",
         device: str = "cpu",
         draft_device: str = "",
+        cuda_graphs: bool = True,
         target_threads: int = 0,
         draft_threads: int = 0,
         max_requests: int = 16,
