@@ -127,6 +127,11 @@ struct KvLayer {
 };
 // Writes K and V of token t to slot[t] = block * 16 + offset. slot: i32 [T].
 void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvLayer layer);
+// qk_norm_rope, then kv_write, on CUDA in one launch. Afterwards the queries of qkv are turned and
+// the layer has keys and values; what qkv's keys are is not said.
+void qk_norm_rope_write(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm,
+                        const Tensor& k_norm, float eps, const Tensor& cos, const Tensor& sin,
+                        const Tensor& slot, KvLayer layer);
 // A run of query tokens [q_begin, q_begin + q_len) of one sequence. Query i sees, in this order,
 //   prefix tokens [0, prefix_len)        through prefix_table   (all of them; may be empty)
 //   own tokens    [0, own_begin + i]     through own_table      (causal)

@@ -65,6 +65,11 @@ struct RopeHeads {
 };
 void rope(const RopeHeads& a, std::int64_t rows, cudaStream_t stream);
 
+// ---- rope_write.cu
+// The queries of a.qkv in place, keys and values to the cache (as kv_write); a.qkv's keys stay.
+void rope_write(const RopeHeads& a, const std::int32_t* slot, std::int64_t rows, bool bf16_kv,
+                void* keys, void* values, cudaStream_t stream);
+
 // ---- kv.cu
 // ---------------------------------------------------------------------------------------
 void kv_write_f32(const float* qkv, int q, int kv, int dim, const std::int32_t* slot,
