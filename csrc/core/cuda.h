@@ -2,11 +2,13 @@
 // What the project asks of the CUDA runtime, in plain C++. Built without CUDA every call throws the
 // same one line. Errors of the runtime are Errors: `state`, or `memory` where memory ran out.
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
 struct CUstream_st;
 typedef CUstream_st* cudaStream_t;
+struct CUgraphExec_st;
 
 namespace dream_r::cuda {
 
@@ -38,5 +40,42 @@ void wait(cudaStream_t stream);
 // In the stream's order; either side may be host memory. A copy to the host has ended when the
 // stream has been waited for.
 void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream);
+
+// What a Capture took down: kernels with the values of their arguments, copies, fills. What their
+// pointers point to is read anew by every launch, so it must outlive the graph.
+class Graph {
+ public:
+  Graph() = default;  // empty
+  explicit operator bool() const { return exec_ != nullptr; }
+  // In the stream's order, as one piece. Launches of one graph run one after another.
+  void launch(cudaStream_t stream) const;
+
+ private:
+  friend class Capture;
+  struct Destroy {
+    void operator()(CUgraphExec_st* exec) const noexcept;
+  };
+  std::unique_ptr<CUgraphExec_st, Destroy> exec_;
+};
+
+// While it lives nothing that the calling thread issues to the stream runs: it becomes a graph.
+// What cannot (allocating or freeing device memory, waiting for the stream, a copy from or to host
+// memory that is not pinned) is an Error there, and the capture fails. So whatever grows on demand
+// must have grown before: a first pass outside does that.
+class Capture {
+ public:
+  explicit Capture(cudaStream_t stream);
+  ~Capture();  // gives up what was not ended
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+  Graph end();
+
+ private:
+  cudaStream_t stream_;
+};
+
+// Whether a kernel of the calling thread's device may start before the one in front of it has ended
+// (sm_90 and newer).
+bool kernels_overlap();
 
 }  // namespace dream_r::cuda

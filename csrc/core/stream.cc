@@ -140,6 +140,7 @@ struct Stream::OnCuda {
   const cudaStream_t stream;
   std::byte* scratch = nullptr;
   std::size_t bytes = 0;
+  std::uint64_t generation = 0;
 };
 
 Stream::Stream(Device device, int priority) : device_(device) {
@@ -164,6 +165,7 @@ std::byte* Stream::scratch(std::size_t bytes) {
   const cudaStream_t stream = cuda();
   if (bytes > cuda_->bytes) {
     cuda::wait(stream);
+    ++cuda_->generation;
     cuda::release(std::exchange(cuda_->scratch, nullptr), cuda_->index);
     bytes = std::max(bytes, 2 * std::exchange(cuda_->bytes, 0));
     cuda_->scratch = cuda::allocate(bytes, cuda_->index);
@@ -171,6 +173,8 @@ std::byte* Stream::scratch(std::size_t bytes) {
   }
   return cuda_->scratch;
 }
+
+std::uint64_t Stream::scratch_generation() const { return cuda_ ? cuda_->generation : 0; }
 
 int Stream::threads() const { return team_ ? static_cast<int>(team_->members.size()) : 1; }
 

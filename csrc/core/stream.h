@@ -37,6 +37,8 @@ class Stream {
   // Device memory for the op that is being issued, of at least `bytes`, 256-byte aligned: valid
   // until the next op asks for some. Growing it waits for the stream.
   std::byte* scratch(std::size_t bytes);
+  // Changes with the address of that memory, which a captured graph holds.
+  std::uint64_t scratch_generation() const;
 
   int threads() const;
   // Members that take part from the next op on, 1..threads(). Any thread may call it, at any time:

@@ -50,8 +50,8 @@ void TextPass::embed(const TextWeights& weights) {
 
 void TextPass::turn_and_store(const TextLayer& layer, int index) {
   ops::linear(stream_, normed_, layer.qkv, qkv_);
-  ops::qk_norm_rope(stream_, qkv_, heads_, layer.q_norm, layer.k_norm, config_.rms_eps, cos_, sin_);
-  ops::kv_write(stream_, qkv_, heads_, plan_.slots, {kv_.k(index), kv_.v(index)});
+  ops::qk_norm_rope_write(stream_, qkv_, heads_, layer.q_norm, layer.k_norm, config_.rms_eps, cos_,
+                          sin_, plan_.slots, {kv_.k(index), kv_.v(index)});
 }
 
 void TextPass::attend(int index) {

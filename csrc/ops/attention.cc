@@ -1,28 +1,13 @@
 #include <cmath>
 #include <cstring>
 
-#include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cuda/kernels.h"
 #include "ops/dispatch.h"
-#include "ops/ops.h"
+#include "ops/head_checks.h"
 
 namespace dream_r::ops {
 namespace {
-
-void check_heads(const char* op, Heads h) {
-  DR_CHECK(h.q > 0 && h.kv > 0 && h.q % h.kv == 0 && h.dim > 0 && h.dim % 16 == 0)
-      << op << ": " << h.q << " query and " << h.kv << " key heads of " << h.dim;
-}
-
-void check_layer(const char* op, Heads h, const KvLayer& layer) {
-  const auto& k = layer.k;
-  DR_CHECK(k.dtype() == DType::f32 || k.dtype() == DType::bf16)
-      << op << ": keys are " << name_of(k.dtype());
-  DR_CHECK(k.shape().rank() == 4) << op << ": keys are " << k.shape().str();
-  check_shape(op, "k", k, k.dtype(), {k.dim(0), h.kv, h.dim, kKvBlock});
-  check_shape(op, "v", layer.v, k.dtype(), {k.dim(0), h.kv, kKvBlock, h.dim});
-}
 
 template <class T>
 void write_token(const float* k, const float* v, Heads h, std::int64_t slot, T* keys, T* values) {
@@ -69,9 +54,7 @@ void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvL
   const char* op = "kv_write";
   check_heads(op, heads);
   check_layer(op, heads, layer);
-  check_rank(op, "qkv", qkv, DType::f32, 2);
-  const std::int64_t rows = qkv.dim(0), width = (heads.q + 2 * heads.kv) * heads.dim;
-  check_shape(op, "qkv", qkv, DType::f32, {rows, width});
+  const std::int64_t rows = check_qkv(op, qkv, heads), width = qkv.dim(1);
   check_shape(op, "slot", slot, DType::i32, {rows});
   check_device(op, s, qkv, slot, layer.k, layer.v);
   if (on_cuda(s, [&](auto stream) {
@@ -153,9 +136,7 @@ void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer, const A
   const char* op = "attention";
   check_heads(op, heads);
   check_layer(op, heads, layer);
-  check_rank(op, "qkv", qkv, DType::f32, 2);
-  const std::int64_t tokens = qkv.dim(0), width = (heads.q + 2 * heads.kv) * heads.dim;
-  check_shape(op, "qkv", qkv, DType::f32, {tokens, width});
+  const std::int64_t tokens = check_qkv(op, qkv, heads), width = qkv.dim(1);
   check_shape(op, "out", out, DType::f32, {tokens, heads.q * heads.dim});
   const auto rows = batch.rows;
   const double pairs = batch.device ? 0 : check_rows(op, rows, tokens, layer.k.dim(0));

@@ -128,6 +128,11 @@ struct KvLayer {
 };
 // Writes K and V of token t to slot[t] = block * 16 + offset. slot: i32 [T].
 void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvLayer layer);
+// qk_norm_rope, then kv_write, on CUDA in one launch. Afterwards the queries of qkv are turned and
+// the layer has keys and values; what qkv's keys are is not said.
+void qk_norm_rope_write(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm,
+                        const Tensor& k_norm, float eps, const Tensor& cos, const Tensor& sin,
+                        const Tensor& slot, KvLayer layer);
 // softmax(q k^T / sqrt(dim)) v over the paged cache; partials per KV block, merged in table order.
 // qkv: f32 [T, (q + 2 kv) * dim] (only q is read); out: f32 [T, q * dim]. Rows that lie on a device
 // (AttentionUpload) are not checked. CUDA: dim at most 256; with a bf16 cache and dim 64 or 128, q

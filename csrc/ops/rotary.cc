@@ -1,10 +1,9 @@
 #include <cmath>
 
-#include "ops/checks.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cuda/kernels.h"
 #include "ops/dispatch.h"
-#include "ops/ops.h"
+#include "ops/head_checks.h"
 
 namespace dream_r::ops {
 namespace {
@@ -66,15 +65,10 @@ void mrope_table(Stream& s, const Tensor& positions, std::span<const float> inv_
 void qk_norm_rope(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm, const Tensor& k_norm,
                   float eps, const Tensor& cos, const Tensor& sin) {
   const char* op = "qk_norm_rope";
-  check_rank(op, "qkv", qkv, DType::f32, 2);
   DR_CHECK(heads.q > 0 && heads.kv > 0 && heads.dim > 0 && heads.dim % 2 == 0)
       << op << ": " << heads.q << " and " << heads.kv << " heads of " << heads.dim;
-  const std::int64_t rows = qkv.dim(0), width = (heads.q + 2 * heads.kv) * heads.dim;
-  check_shape(op, "qkv", qkv, DType::f32, {rows, width});
-  check_shape(op, "cos", cos, DType::f32, {rows, heads.dim / 2});
-  check_shape(op, "sin", sin, DType::f32, {rows, heads.dim / 2});
-  if (q_norm.defined()) check_shape(op, "q_norm", q_norm, DType::f32, {heads.dim});
-  if (k_norm.defined()) check_shape(op, "k_norm", k_norm, DType::f32, {heads.dim});
+  const std::int64_t rows = check_qkv(op, qkv, heads), width = qkv.dim(1);
+  check_turn(op, rows, heads.dim, q_norm, k_norm, cos, sin);
   check_device(op, s, qkv, q_norm, k_norm, cos, sin);
   if (on_cuda(s, [&](auto stream) {
         cuda::rope({qkv.data<float>(), heads.q, heads.kv, heads.dim, q_norm.data<float>(),

@@ -40,6 +40,7 @@ void sample_on_cuda(Stream& s, const Tensor& logits, std::span<const SampleRow> 
   std::byte* base = s.scratch(upload + own + out.size_bytes());
   std::vector<std::byte> host(upload);
   std::size_t at = heads;
+  auto last = cuda::SampleStages::scale;
   const auto put = [&](std::span<const std::int32_t> list) {
     const auto* there = reinterpret_cast<const std::int32_t*>(base + at);
     std::copy(list.begin(), list.end(), reinterpret_cast<std::int32_t*>(host.data() + at));
@@ -59,13 +60,15 @@ void sample_on_cuda(Stream& s, const Tensor& logits, std::span<const SampleRow> 
                                     counts ? static_cast<std::int32_t>(seen.size()) : 0,
                                     static_cast<std::int32_t>(suppressed.size()),
                                     counts ? put(seen) : nullptr,
-                                    put(suppressed)};
+                                    put(suppressed),
+                                    0};
+    last = std::max(last, cuda::sample_stages(choice, logits.dim(1)));
     std::memcpy(host.data() + i * sizeof choice, &choice, sizeof choice);
   }
   auto* tokens = reinterpret_cast<std::int32_t*>(base + upload + own);
   cuda::copy(base, host.data(), at, stream);
   cuda::sample(logits.data<float>(), logits.dim(0), logits.dim(1),
-               reinterpret_cast<const cuda::SampleChoice*>(base), base + upload, tokens, stream);
+               reinterpret_cast<cuda::SampleChoice*>(base), last, base + upload, tokens, stream);
   cuda::copy(out.data(), tokens, out.size_bytes(), stream);
   s.wait();
 }

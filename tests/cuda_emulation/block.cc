@@ -41,11 +41,16 @@ struct Thread {
   std::source_location at;
   std::uint32_t mask = 0;
   void* payload = nullptr;
+  bool waited = false;                   // for the kernel in front
   std::deque<std::vector<Copy>> groups;  // cp.async, oldest first; the last one is open
 };
 
+// Stacks are kept: a kernel starts thousands of threads.
+using Pool = std::vector<Thread>;
+std::vector<std::unique_ptr<Pool>> idle_pools;
+
 struct Warp {
-  std::uint32_t ready = 0, at_barrier = 0, at_operation = 0, ended = 0;
+  std::uint32_t ready = 0, at_barrier = 0, at_operation = 0, at_previous = 0, ended = 0;
 };
 
 bool descending() {
@@ -91,35 +96,37 @@ std::string place(const std::source_location& at) {
 
 class Block {
  public:
-  Block(const std::function<void()>& body, std::size_t threads, DynamicShared& dynamic)
-      : body(&body), size(threads), warps((threads + 31) / 32), dynamic(dynamic) {
-    while (pool().size() < threads) pool().emplace_back();
-  }
+  Block(const Kernel& kernel, uint3 index, DynamicShared& dynamic, Pool& threads, bool hold);
 
-  // Stacks are kept: a kernel starts thousands of threads.
-  static std::vector<Thread>& pool() {
-    static std::vector<Thread> threads;
-    return threads;
-  }
-
-  void run(bool from_the_end);
+  // Until all have ended, something is wrong or, where they are held, none can go on without the
+  // kernel in front.
+  void run();
   void wait();
+  void wait_for_previous();
   void release_barrier();
   bool pick();
   void leave();
+  std::size_t ended() const {
+    std::size_t all = 0;
+    for (const Warp& w : warps) all += std::popcount(w.ended);
+    return all;
+  }
   std::string stuck() const;
 
-  Thread& me() { return pool()[current]; }
+  Thread& me() { return threads[current]; }
   Warp& my_warp() { return warps[current / 32]; }
   std::uint32_t my_bit() const { return 1u << current % 32; }
 
-  const std::function<void()>* body;
-  std::size_t size;
-  std::vector<Warp> warps;
+  const Kernel& kernel;
+  const uint3 index;
   DynamicShared& dynamic;
+  Pool& threads;
+  const std::size_t size;
+  const bool down = descending();
+  std::vector<Warp> warps{(size + 31) / 32};
   Fiber caller;
   std::size_t current = 0;
-  bool down = false;
+  bool hold, waited = false;
   std::string error;
 };
 
@@ -129,27 +136,43 @@ void thread_entry() {
   Fiber::begin();
   threadIdx = block->me().index;
   try {
-    (*block->body)();
+    block->kernel.body();
   } catch (const std::exception& e) {
     if (block->error.empty()) block->error = e.what();
   }
   block->leave();
 }
 
-void Block::run(bool from_the_end) {
-  block = this;
-  down = from_the_end;
+Block::Block(const Kernel& kernel, uint3 index, DynamicShared& dynamic, Pool& threads, bool hold)
+    : kernel(kernel),
+      index(index),
+      dynamic(dynamic),
+      threads(threads),
+      size(std::size_t{kernel.block.x} * kernel.block.y * kernel.block.z),
+      hold(hold) {
+  while (threads.size() < size) threads.emplace_back();
   dynamic.spoil();
+  const Dim& b = kernel.block;
   for (std::size_t i = 0; i < size; ++i) {
-    Thread& t = pool()[i];
+    Thread& t = threads[i];
     const auto at = static_cast<unsigned>(i);
-    t.index = {at % blockDim.x, at / blockDim.x % blockDim.y, at / blockDim.x / blockDim.y};
+    t.index = {at % b.x, at / b.x % b.y, at / b.x / b.y};
     t.groups.assign(1, {});
+    t.waited = false;
     t.fiber->start(thread_entry);
     warps[i / 32].ready |= 1u << i % 32;
   }
-  if (pick()) Fiber::switch_to(caller, *me().fiber);
-  if (error.empty() && !dynamic.intact()) error = "a write past the end of dynamic shared memory";
+}
+
+void Block::run() {
+  block = this;
+  blockIdx = index;
+  gridDim = {kernel.grid.x, kernel.grid.y, kernel.grid.z};
+  blockDim = {kernel.block.x, kernel.block.y, kernel.block.z};
+  if (pick())
+    Fiber::switch_to(caller, *me().fiber);
+  else if (ended() < size)
+    error = stuck();
   block = nullptr;
 }
 
@@ -172,17 +195,25 @@ void Block::wait() {
   for (const Warp& w : warps) arrived += std::popcount(w.at_barrier);
   if (arrived == size) release_barrier();
   const bool found = error.empty() && pick();
-  if (!found && error.empty()) error = stuck();
+  if (!found && error.empty() && !hold) error = stuck();
   if (found && me().fiber.get() == &from) return;
   Fiber::switch_to(from, found ? *me().fiber : caller);
+}
+
+void Block::wait_for_previous() {
+  waited = me().waited = true;
+  if (!hold) return;
+  Thread& thread = me();
+  my_warp().ready &= ~my_bit();
+  my_warp().at_previous |= my_bit();
+  wait();
+  threadIdx = thread.index;
 }
 
 void Block::leave() {
   my_warp().ready &= ~my_bit();
   my_warp().ended |= my_bit();
-  std::size_t ended = 0;
-  for (const Warp& w : warps) ended += std::popcount(w.ended);
-  if (ended == size || !error.empty()) Fiber::switch_to(*me().fiber, caller);
+  if (ended() == size || !error.empty()) Fiber::switch_to(*me().fiber, caller);
   wait();
   std::abort();  // a thread that has ended is never ready
 }
@@ -198,7 +229,7 @@ std::string Block::stuck() const {
   for (std::size_t w = 0; w < warps.size(); ++w) {
     const auto name = [&](const char* what, std::uint32_t lanes) {
       if (!lanes) return;
-      const Thread& t = pool()[w * 32 + std::countr_zero(lanes)];
+      const Thread& t = threads[w * 32 + std::countr_zero(lanes)];
       text << "\n  warp " << w << ", lanes 0x" << std::hex << lanes << std::dec << " " << what;
       if (lanes != warps[w].ended) text << " " << t.name << " at " << place(t.at);
     };
@@ -211,22 +242,59 @@ std::string Block::stuck() const {
 
 }  // namespace
 
-std::string run_grid(Dim grid, Dim threads, std::size_t dynamic_bytes,
-                     const std::function<void()>& body) {
-  gridDim = {grid.x, grid.y, grid.z};
-  blockDim = {threads.x, threads.y, threads.z};
-  const std::size_t size = std::size_t{threads.x} * threads.y * threads.z;
-  const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
-  const bool down = descending();
-  DynamicShared dynamic(dynamic_bytes);
-  for (std::size_t i = 0; i < blocks; ++i) {
-    const auto at = static_cast<unsigned>(down ? blocks - 1 - i : i);
-    blockIdx = {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
-    Block one(body, size, dynamic);
-    one.run(down);
-    if (!one.error.empty()) return one.error;
+struct Grid::State {
+  explicit State(const Kernel& k) : kernel(k), dynamic(k.dynamic_bytes) {
+    if (idle_pools.empty()) idle_pools.push_back(std::make_unique<Pool>());
+    threads = std::move(idle_pools.back());
+    idle_pools.pop_back();
+  }
+  ~State() { idle_pools.push_back(std::move(threads)); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  std::size_t blocks() const { return std::size_t{kernel.grid.x} * kernel.grid.y * kernel.grid.z; }
+  std::unique_ptr<Block> make(std::size_t i, bool hold) {
+    const Dim& g = kernel.grid;
+    const auto at = static_cast<unsigned>(descending() ? blocks() - 1 - i : i);
+    const uint3 index{at % g.x, at / g.x % g.y, at / g.x / g.y};
+    return std::make_unique<Block>(kernel, index, dynamic, *threads, hold);
+  }
+
+  const Kernel kernel;
+  DynamicShared dynamic;
+  std::unique_ptr<Pool> threads;
+  std::unique_ptr<Block> first;  // once it has started
+};
+
+Grid::Grid(const Kernel& kernel) : state_(std::make_unique<State>(kernel)) {}
+Grid::~Grid() = default;
+
+void Grid::start() {
+  if (!state_->kernel.early) return;
+  state_->first = state_->make(0, true);
+  state_->first->run();
+}
+
+std::string Grid::finish() {
+  for (std::size_t i = 0; i < state_->blocks(); ++i) {
+    auto one = i == 0 && state_->first ? std::move(state_->first) : state_->make(i, false);
+    one->hold = false;
+    for (Warp& w : one->warps) w.ready |= std::exchange(w.at_previous, 0);
+    if (one->error.empty()) one->run();
+    if (one->error.empty() && !state_->dynamic.intact())
+      one->error = "a write past the end of dynamic shared memory";
+    if (one->error.empty() && state_->kernel.early && !one->waited)
+      one->error = "a kernel that may start early does not wait for the one in front of it";
+    if (!one->error.empty()) return one->error;
   }
   return "";
+}
+
+void wait_for_previous_kernel() { block->wait_for_previous(); }
+
+void let_next_kernel_start() {
+  if (block->kernel.early && !block->me().waited)
+    fault("let_next_kernel_start before wait_for_previous_kernel");
 }
 
 int lane() { return static_cast<int>(block->current % 32); }
@@ -248,8 +316,8 @@ void sync_block(std::source_location at) {
   // A warp must come to one and the same barrier; what differs in line is another one.
   for (std::uint32_t others = w.at_barrier; others; others &= others - 1) {
     const std::size_t other = block->current / 32 * 32 + std::countr_zero(others);
-    if (Block::pool()[other].at.line() != at.line())
-      fault("a warp's threads are at two barriers: " + place(Block::pool()[other].at) + " and " +
+    if (block->threads[other].at.line() != at.line())
+      fault("a warp's threads are at two barriers: " + place(block->threads[other].at) + " and " +
             place(at));
   }
   w.ready &= ~block->my_bit();
@@ -273,12 +341,12 @@ void warp_operation(const char* name, std::uint32_t mask, void* payload, Combine
   w.at_operation |= block->my_bit();
   bool all = (w.at_operation & mask) == mask;
   for (std::uint32_t l = w.at_operation & mask; all && l; l &= l - 1)
-    all = together(Block::pool()[first + std::countr_zero(l)]);
+    all = together(block->threads[first + std::countr_zero(l)]);
   if (all) {
     void* payloads[32] = {};
     for (std::uint32_t l = mask; l; l &= l - 1) {
       const int lane = std::countr_zero(l);
-      payloads[lane] = Block::pool()[first + lane].payload;
+      payloads[lane] = block->threads[first + lane].payload;
     }
     if (combine) combine(payloads, mask);
     w.at_operation &= ~mask;

@@ -5,19 +5,17 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
 #include <utility>
 
-#include "block.h"
+#include "graph.h"
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
 
-struct CUstream_st {
-  int device;
-};
 struct CUevent_st {};
 
 namespace cuda_emulation {
@@ -95,6 +93,7 @@ struct Machine {
   std::mutex mutex;
   Heap heap[kDevices];
   std::map<const void*, int> dynamic_shared;
+  std::map<const std::byte*, std::size_t> pinned;  // host memory of cudaMallocHost
 };
 Machine& machine() {
   static Machine m;
@@ -105,34 +104,22 @@ thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::string last_text;
 
-cudaError_t report(cudaError_t error, const std::string& text) {
-  last_error = error;
-  last_text = text;
-  return error;
-}
-
-// Opens all device memory while it lives.
-class Open {
- public:
-  Open() : lock_(machine().mutex) { protect(PROT_READ | PROT_WRITE); }
-  ~Open() { protect(PROT_NONE); }
-
- private:
-  static void protect(int how) {
-    for (Heap& h : machine().heap) h.protect(how);
-  }
-  std::lock_guard<std::mutex> lock_;
-};
-
 int device_of(const void* p, std::size_t bytes) {
   for (int i = 0; i < kDevices; ++i)
     if (machine().heap[i].holds(p, bytes)) return i;
   return -1;
 }
 
-bool good_shape(const cudaLaunchConfig_t& c) {
-  const auto& g = c.gridDim;
-  const auto& b = c.blockDim;
+bool is_pinned(const void* p, std::size_t bytes) {
+  const auto* at = static_cast<const std::byte*>(p);
+  const auto after = machine().pinned.upper_bound(at);
+  if (after == machine().pinned.begin()) return false;
+  const auto& [begin, size] = *std::prev(after);
+  return at + bytes <= begin + size;
+}
+
+bool good_shape(const Kernel& k) {
+  const Dim &g = k.grid, &b = k.block;
   return g.x && g.y && g.z && g.x <= 0x7fffffffu && g.y <= 65535 && g.z <= 65535 && b.x && b.y &&
          b.z && b.z <= 64 && std::size_t{b.x} * b.y * b.z <= 1024;
 }
@@ -146,24 +133,48 @@ cudaError_t allow_dynamic_shared(const void* kernel, int bytes) {
   return cudaSuccess;
 }
 
-cudaError_t launch(const cudaLaunchConfig_t& c, const void* kernel,
-                   std::span<const void* const> pointers, const std::function<void()>& body) {
+cudaError_t report(cudaError_t error, const std::string& text) {
+  last_error = error;
+  last_text = text;
+  return error;
+}
+
+Open::Open() : lock_(machine().mutex) {
+  for (Heap& h : machine().heap) h.protect(PROT_READ | PROT_WRITE);
+}
+Open::~Open() {
+  for (Heap& h : machine().heap) h.protect(PROT_NONE);
+}
+
+bool starts_early(const cudaLaunchConfig_t& c) {
+  return std::any_of(c.attrs, c.attrs + c.numAttrs, [](const cudaLaunchAttribute& a) {
+    return a.id == cudaLaunchAttributeProgrammaticStreamSerialization &&
+           a.val.programmaticStreamSerializationAllowed;
+  });
+}
+
+cudaError_t launch(cudaStream_t stream, const void* function, const Kernel& kernel,
+                   std::span<const void* const> pointers) {
   Open open;
-  if (!c.stream) return report(cudaErrorInvalidResourceHandle, "a launch on the default stream");
-  if (c.stream->device != current_device)
+  if (!stream) return report(cudaErrorInvalidResourceHandle, "a launch on the default stream");
+  if (stream->device != current_device)
     return report(cudaErrorInvalidResourceHandle, "a launch on a stream of another device");
-  if (!good_shape(c)) return report(cudaErrorInvalidConfiguration, "grid or block out of range");
-  const auto allowed = machine().dynamic_shared.find(kernel);
+  if (!good_shape(kernel))
+    return report(cudaErrorInvalidConfiguration, "grid or block out of range");
+  const auto allowed = machine().dynamic_shared.find(function);
   const int most = allowed == machine().dynamic_shared.end() ? kPlainShared : allowed->second;
-  if (c.dynamicSmemBytes > static_cast<std::size_t>(most))
+  if (kernel.dynamic_bytes > static_cast<std::size_t>(most))
     return report(cudaErrorInvalidValue, "more dynamic shared memory than the kernel may have");
   for (std::size_t i = 0; i < pointers.size(); ++i)
-    if (pointers[i] && !machine().heap[c.stream->device].holds(pointers[i]))
+    if (pointers[i] && !machine().heap[stream->device].holds(pointers[i]))
       return report(cudaErrorLaunchFailure, "pointer argument " + std::to_string(i) +
                                                 " is not in the memory of device " +
-                                                std::to_string(c.stream->device));
-  const auto dim = [](const dim3& d) { return Dim{d.x, d.y, d.z}; };
-  const auto text = run_grid(dim(c.gridDim), dim(c.blockDim), c.dynamicSmemBytes, body);
+                                                std::to_string(stream->device));
+  if (stream->capture) {
+    note(stream->capture, kernel);
+    return cudaSuccess;
+  }
+  const auto text = Grid(kernel).finish();
   return text.empty() ? cudaSuccess : report(cudaErrorLaunchFailure, text);
 }
 
@@ -216,7 +227,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *free = Heap::kBytes - machine().heap[current_device].in_use();
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return forbid_in_capture("a wait for the device"); }
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   *least = 0;
   *greatest = -5;
@@ -231,7 +242,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return stream && stream->capture ? spoil_capture(stream->capture, "a wait for it") : cudaSuccess;
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new CUevent_st;
@@ -246,13 +259,15 @@ cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 
 cudaError_t cudaMalloc(void** data, std::size_t bytes) {
+  if (const auto error = forbid_in_capture("cudaMalloc"); error != cudaSuccess) return error;
   std::lock_guard lock(machine().mutex);
   *data = machine().heap[current_device].allocate(bytes);
   return *data ? cudaSuccess : report(cudaErrorMemoryAllocation, "out of memory");
 }
 cudaError_t cudaFree(void* data) {
-  std::lock_guard lock(machine().mutex);
   if (!data) return cudaSuccess;
+  if (const auto error = forbid_in_capture("cudaFree"); error != cudaSuccess) return error;
+  std::lock_guard lock(machine().mutex);
   for (Heap& h : machine().heap)
     if (h.holds(data))
       return h.release(data) ? cudaSuccess
@@ -261,10 +276,18 @@ cudaError_t cudaFree(void* data) {
   return report(cudaErrorInvalidValue, "not device memory");
 }
 cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
+  if (const auto error = forbid_in_capture("cudaMallocHost"); error != cudaSuccess) return error;
   *data = ::operator new(bytes, std::align_val_t{64}, std::nothrow);
-  return *data ? cudaSuccess : report(cudaErrorMemoryAllocation, "out of memory");
+  if (!*data) return report(cudaErrorMemoryAllocation, "out of memory");
+  std::lock_guard lock(machine().mutex);
+  machine().pinned[static_cast<std::byte*>(*data)] = bytes;
+  return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* data) {
+  if (const auto error = forbid_in_capture("cudaFreeHost"); error != cudaSuccess) return error;
+  std::lock_guard lock(machine().mutex);
+  if (data && machine().pinned.erase(static_cast<std::byte*>(data)) == 0)
+    return report(cudaErrorInvalidValue, "not memory of cudaMallocHost");
   ::operator delete(data, std::align_val_t{64});
   return cudaSuccess;
 }
@@ -278,7 +301,13 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   const bool says_from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   if (kind != cudaMemcpyDefault && (to_device != says_to || from_device != says_from))
     return report(cudaErrorInvalidValue, "a copy's kind differs from where its memory lies");
-  std::memmove(to, from, bytes);
+  if (!stream->capture) {
+    std::memmove(to, from, bytes);
+    return cudaSuccess;
+  }
+  if ((!to_device && !is_pinned(to, bytes)) || (!from_device && !is_pinned(from, bytes)))
+    return spoil_capture(stream->capture, "a copy of pageable host memory");
+  note(stream->capture, [=] { std::memmove(to, from, bytes); });
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
@@ -286,6 +315,9 @@ cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t
   if (!stream) return report(cudaErrorInvalidResourceHandle, "a fill on the default stream");
   if (bytes == 0) return cudaSuccess;
   if (device_of(to, bytes) < 0) return report(cudaErrorInvalidValue, "not device memory");
-  std::memset(to, value, bytes);
+  if (stream->capture)
+    note(stream->capture, [=] { std::memset(to, value, bytes); });
+  else
+    std::memset(to, value, bytes);
   return cudaSuccess;
 }

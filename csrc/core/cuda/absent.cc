@@ -29,4 +29,11 @@ void release_stream(cudaStream_t, int) noexcept {}
 void wait(cudaStream_t) {}
 void copy(void*, const void*, std::size_t, cudaStream_t) { require_device(0); }
 
+void Graph::Destroy::operator()(CUgraphExec_st*) const noexcept {}
+void Graph::launch(cudaStream_t) const { require_device(0); }
+Capture::Capture(cudaStream_t stream) : stream_(stream) { require_device(0); }
+Capture::~Capture() = default;
+Graph Capture::end() { return {}; }
+bool kernels_overlap() { return false; }
+
 }  // namespace dream_r::cuda

@@ -108,6 +108,13 @@ void release_stream(cudaStream_t stream, int) noexcept { cudaStreamDestroy(strea
 
 void wait(cudaStream_t stream) { check(cudaStreamSynchronize(stream), "wait for a stream"); }
 
+bool kernels_overlap() {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "capability");
+  return major >= 9;
+}
+
 void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
   if (bytes == 0) return;
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "copy");

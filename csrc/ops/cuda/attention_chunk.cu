@@ -63,6 +63,7 @@ __device__ void attend_tile(const RowKeys& keys, int first_block, const KeyTile<
 
 template <int kDim>
 __global__ void __launch_bounds__(256, 1) chunk_kernel(const AttentionArgs a) {
+  follow();
   DR_DYNAMIC_SHARED(KeyTile<kDim>, shared);
   const ops::AttentionRow row = a.rows[blockIdx.z];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;

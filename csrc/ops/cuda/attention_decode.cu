@@ -75,6 +75,7 @@ __device__ void merge_warps(const AttentionArgs& a, const WarpShared<kDim>* warp
 
 template <int kDim>
 __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const AttentionArgs a) {
+  follow();
   DR_DYNAMIC_SHARED(WarpShared<kDim>, shared);
   const ops::AttentionRow row = a.rows[blockIdx.z];
   if (row.q_len == 0) return;

@@ -46,6 +46,7 @@ __device__ void add_block(const T* values, int dim, int count, float weight, int
 
 template <class T>
 __global__ void __launch_bounds__(kWarps * 32) plain_kernel(const AttentionArgs a) {
+  follow();
   const ops::AttentionRow r = a.rows[blockIdx.z];
   const int lane = threadIdx.x % 32, head = blockIdx.x * kWarps + threadIdx.x / 32;
   const int token = blockIdx.y;

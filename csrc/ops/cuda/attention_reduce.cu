@@ -14,6 +14,7 @@ namespace {
 constexpr int kWarps = 4;
 
 __global__ void __launch_bounds__(kWarps * 32) reduce_kernel(const AttentionArgs a) {
+  follow();
   const ops::AttentionRow row = a.rows[blockIdx.z];
   const int lane = threadIdx.x % 32, head = blockIdx.x * kWarps + threadIdx.x / 32;
   if (static_cast<int>(blockIdx.y) >= row.q_len || head >= a.q_heads) return;

@@ -10,7 +10,9 @@ constexpr int kThreads = 256;
 
 unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + kThreads - 1) / kThreads); }
 
+// The thread's element; what is there may be read.
 __device__ __forceinline__ std::int64_t element() {
+  follow();
   return static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
 }
 

@@ -65,6 +65,11 @@ struct RopeHeads {
 };
 void rope(const RopeHeads& a, std::int64_t rows, cudaStream_t stream);
 
+// ---- rope_write.cu
+// The queries of a.qkv in place, keys and values to the cache (as kv_write); a.qkv's keys stay.
+void rope_write(const RopeHeads& a, const std::int32_t* slot, std::int64_t rows, bool bf16_kv,
+                void* keys, void* values, cudaStream_t stream);
+
 // ---- kv.cu
 // ---------------------------------------------------------------------------------------
 void kv_write_f32(const float* qkv, int q, int kv, int dim, const std::int32_t* slot,
@@ -95,15 +100,21 @@ void moe_combine(const float* y, const std::int32_t* place, const float* weight,
 // -----------------------------------------------------------------------------------
 void log_sum_exp(const float* x, std::int64_t rows, std::int64_t n, float* out,
                  cudaStream_t stream);
-// One row's draw. The lists lie on the device; `uniform` is in [0, 1).
+// One row's draw. The lists lie on the device; `uniform` is in [0, 1). arrived: 0, counted by the
+// kernels.
 struct SampleChoice {
   float temperature, top_p, min_p, repetition_penalty, presence_penalty, uniform;
   std::int32_t top_k, seen_count, suppressed_count;
   const std::int32_t *seen, *suppressed;
+  std::uint32_t arrived;
 };
-// logits: [rows, n], modified. choices: on the device. out: [rows], the tokens.
-void sample(float* logits, std::int64_t rows, std::int64_t n, const SampleChoice* choices,
-            void* scratch, std::int32_t* out, cudaStream_t stream);
+// The last kernel that a choice needs; a batch runs as far as one of its rows needs.
+enum class SampleStages : std::uint8_t { scale, weigh, gather };
+SampleStages sample_stages(const SampleChoice& c, std::int64_t n);
+// logits: [rows, n], modified. choices: on the device. out: [rows], the tokens. scratch: 16-byte
+// aligned.
+void sample(float* logits, std::int64_t rows, std::int64_t n, SampleChoice* choices,
+            SampleStages last, void* scratch, std::int32_t* out, cudaStream_t stream);
 std::size_t sample_scratch(std::int64_t rows, std::int64_t n);
 
 }  // namespace dream_r::cuda

@@ -1,41 +1,35 @@
 // The paged cache: new tokens in, whole blocks copied.
 //
 // A token's values are one run of `dim` elements a head; its keys lie 16 elements apart (a block's
-// keys are transposed), so their stores are scattered. A pass of many tokens would gain from whole
-// blocks in shared memory; a decoded token writes a few KB in all.
-#include <cuda_bf16.h>
-
+// keys are transposed), so their stores are scattered. A forward writes by rope_write.cu.
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/kv_place.cuh"
 #include "ops/cuda/launch.cuh"
 
 namespace dream_r::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlock = 16;  // tokens of a KV block
-
-__device__ __forceinline__ void put(float* to, float x) { *to = x; }
-__device__ __forceinline__ void put(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
 // One block a token.
 template <class T>
 __global__ void kv_write_kernel(const float* qkv, int q, int kv, int dim, const std::int32_t* slot,
-                                T* keys, T* values) {
+                                void* keys, void* values) {
+  follow();
   const float* k = qkv + (static_cast<std::int64_t>(blockIdx.x) * (q + 2 * kv) + q) * dim;
   const float* v = k + kv * dim;
-  const std::int64_t block = slot[blockIdx.x] / kBlock;
-  const int at = slot[blockIdx.x] % kBlock;
   for (int i = threadIdx.x; i < kv * dim; i += kThreads) {
     const int head = i / dim, d = i % dim;
-    const std::int64_t base = (block * kv + head) * dim * kBlock;
-    put(keys + base + d * kBlock + at, k[i]);
-    put(values + base + at * dim + d, v[i]);
+    const KvPlace<T> to(keys, values, slot[blockIdx.x], kv, head, dim);
+    put(to.key + d * kKvTokens, k[i]);
+    put(to.value + d, v[i]);
   }
 }
 
 // One block a (tensor, copy) and slice of 16 KB.
 constexpr int kSlice = 4 * kThreads;  // 16-byte pieces
 __global__ void copy_blocks_kernel(BlockCopies c, std::int64_t pieces) {
+  follow();
   auto* data = static_cast<uint4*>(c.data[blockIdx.y]);
   const uint4* from = data + c.copies[blockIdx.z].src * pieces;
   uint4* to = data + c.copies[blockIdx.z].dst * pieces;
@@ -49,7 +43,7 @@ void write(const float* qkv, int q, int kv, int dim, const std::int32_t* slot, s
            void* keys, void* values, cudaStream_t stream) {
   if (rows > 0)
     launch(kv_write_kernel<T>, {static_cast<unsigned>(rows), kThreads, 0, stream}, qkv, q, kv, dim,
-           slot, static_cast<T*>(keys), static_cast<T*>(values));
+           slot, keys, values);
 }
 
 }  // namespace

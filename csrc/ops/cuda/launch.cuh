@@ -2,9 +2,19 @@
 // How every kernel is started: launch(kernel, {grid, block, smem_bytes, stream}, args...). One
 // place for what launches have in common (errors, large shared memory, launch attributes), and
 // calls that any C++ compiler reads.
+//
+// Where the device can, every kernel is launched before the one in front of it has ended
+// (programmatic dependent launch), so one rule holds for all of them: until
+// wait_for_previous_kernel() a thread reads nothing but what no kernel writes (arguments, weights)
+// and writes to nothing but registers and shared memory; and every block calls it, so that a kernel
+// that has ended has seen the end of all before it. let_next_kernel_start() comes after it: then
+// only neighbours overlap. A kernel without a prologue begins with both, as follow().
 #include <cuda_runtime.h>
 
 #include <utility>
+
+#include "core/cuda.h"
+#include "ops/cuda/ptx.cuh"
 
 namespace dream_r::cuda {
 
@@ -15,9 +25,12 @@ struct Launch {
   dim3 grid, block;
   std::size_t smem_bytes = 0;  // dynamic shared memory
   cudaStream_t stream = nullptr;
-  // The kernel calls wait_for_previous_kernel() itself and may start before that one has ended.
-  bool early = false;
 };
+
+__device__ __forceinline__ void follow() {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+}
 
 template <class... P, class... A>
 void launch(void (*kernel)(P...), const Launch& where, A&&... args) {
@@ -35,7 +48,7 @@ void launch(void (*kernel)(P...), const Launch& where, A&&... args) {
   config.dynamicSmemBytes = where.smem_bytes;
   config.stream = where.stream;
   config.attrs = &early;
-  config.numAttrs = where.early ? 1 : 0;
+  config.numAttrs = kernels_overlap() ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, std::forward<A>(args)...), "a kernel's launch");
 }
 

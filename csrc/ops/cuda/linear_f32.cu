@@ -55,7 +55,7 @@ template <class Source>
 __global__ void __launch_bounds__(kThreads)
     linear_f32_kernel(const __grid_constant__ Source source, const float* x, const float* bias,
                       int n, int k, float* out) {
-  wait_for_previous_kernel();
+  follow();
   const Task task = source.task(blockIdx.y, kRows);
   for (int first = task.begin; first < task.end; first += kRows)
     multiply_panel(static_cast<const float*>(task.weight), x, bias, first,
@@ -66,7 +66,7 @@ template <class Source>
 void run(const Source& source, unsigned slots, const float* x, const float* bias, std::int64_t n,
          std::int64_t k, float* out, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((n + kPanel - 1) / kPanel), slots);
-  launch(linear_f32_kernel<Source>, {grid, kThreads, 0, stream, true}, source, x, bias,
+  launch(linear_f32_kernel<Source>, {grid, kThreads, 0, stream}, source, x, bias,
          static_cast<int>(n), static_cast<int>(k), out);
 }
 

@@ -16,16 +16,16 @@ void run_thin(const Source& source, const LinearShape& s, unsigned slots, const 
   const int tiles = kWarps / s.slices;
   const dim3 grid((s.tiles() + tiles - 1) / tiles, slots);
   launch(linear_thin<Format, Source>,
-         {grid, kWarps * 32, static_cast<std::size_t>(kThinBytes<Format>), stream, true}, source, s,
-         x, bias, out);
+         {grid, kWarps * 32, static_cast<std::size_t>(kThinBytes<Format>), stream}, source, s, x,
+         bias, out);
 }
 
 template <class Format, int kColumnTiles, class Source>
 void run_columns(const Source& source, const LinearShape& s, const WidePlan& plan,
                  const WideScratch& scratch, const float* bias, float* out, cudaStream_t stream) {
   const auto bytes = static_cast<std::size_t>(wide_bytes<Format, kColumnTiles>(s.group));
-  launch(linear_wide<Format, kColumnTiles, Source>, {plan.grid, kWarps * 32, bytes, stream, true},
-         source, s, scratch, bias, out);
+  launch(linear_wide<Format, kColumnTiles, Source>, {plan.grid, kWarps * 32, bytes, stream}, source,
+         s, scratch, bias, out);
 }
 
 // Rounds x into scratch and returns where the wide kernel finds everything.
@@ -41,7 +41,7 @@ WideScratch pack_x(const LinearShape& s, const WidePlan& plan, const float* x, v
   const auto arrivals = static_cast<int>(plan.arrivals);
   const std::int64_t threads = std::max<std::int64_t>(pieces, arrivals);
   const dim3 grid(static_cast<unsigned>((threads + kThreads - 1) / kThreads));
-  launch(linear_pack<Format>, {grid, kThreads, 0, stream, true}, x, s, to, arrivals);
+  launch(linear_pack<Format>, {grid, kThreads, 0, stream}, x, s, to, arrivals);
   return to;
 }
 

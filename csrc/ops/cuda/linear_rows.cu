@@ -10,6 +10,7 @@ constexpr int kPanel = 16, kThreads = 256;
 // A block moves up to 16 lines of a panel, a thread one word.
 __global__ void select_rows_kernel(const std::uint32_t* packed, std::int64_t steps,
                                    const std::int32_t* ids, std::int64_t count, std::uint32_t* to) {
+  follow();
   const std::int64_t step = std::int64_t{blockIdx.x} * (kThreads / kPanel) + threadIdx.x / kPanel;
   const std::int64_t lane = threadIdx.x % kPanel, row = std::int64_t{blockIdx.y} * kPanel + lane;
   if (step >= steps) return;

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "ops/cuda/launch.cuh"
 #include "ops/cuda/linear.h"
-#include "ops/cuda/ptx.cuh"
 
 namespace dream_r::cuda {
 
@@ -37,7 +37,7 @@ struct Experts {
 
   // All rows of the `slot`-th expert that has any. Every lane of a warp calls it.
   __device__ Task task(int slot, int /*columns*/) const {
-    wait_for_previous_kernel();  // `begin` is its result
+    follow();  // `begin` is a result
     const int lane = threadIdx.x % 32;
     for (int first = 0; first < count; first += 32) {
       const int e = first + lane;

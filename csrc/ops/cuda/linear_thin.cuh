@@ -63,7 +63,7 @@ __device__ inline void thin_slice(const typename Format::Reader& weights, const 
   };
   __syncwarp();  // the stages may still be read for the rows before
   for (int i = 0; i < kThinStages - 1; ++i) fetch_weights(first + i);
-  wait_for_previous_kernel();
+  follow();
   for (int i = 0; i < kThinStages - 1; ++i) fetch_x(first + i);
   sum.begin();
   for (int stage = first; stage < last; ++stage) {
@@ -113,7 +113,6 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
     const int count = min(kThinRows, task.end - begin);
     thin_slice<Format>(weights, x, begin, count, shape, first, last, stages + warp * kThinStages,
                        sum);
-    if (begin + kThinRows >= task.end) let_next_kernel_start();
     thin_store(sum, partial[warp]);
     __syncthreads();
     for (int i = threadIdx.x; i < count * tiles * kTile; i += kWarps * 32) {

@@ -35,6 +35,7 @@ __device__ uint4 eight_of_bf16(const std::uint32_t* row, int k) {
 // line of the panel, its neighbours read out of the cache.
 __global__ void unpack_kernel(const std::uint32_t* packed, int first, int count, int k, int group,
                               std::int64_t lines, uint4* to) {
+  follow();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int run = (blockIdx.x * 2 + warp / 4) * 8 + lane % 8;
   const int row = blockIdx.y * kPanelRows + warp % 4 * 4 + lane / 8;
@@ -46,6 +47,7 @@ __global__ void unpack_kernel(const std::uint32_t* packed, int first, int count,
 }
 
 __global__ void round_kernel(const float4* x, std::int64_t runs, uint4* to) {
+  follow();
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i < runs) to[i] = Bf16Format::pack(x[2 * i], x[2 * i + 1]);
 }

@@ -29,8 +29,7 @@ struct WideScratch {
 template <class Format>
 __global__ void linear_pack(const float* x, const LinearShape shape, const WideScratch to,
                             int arrivals) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
+  follow();
   const auto i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < arrivals) to.arrivals[i] = 0;
   const std::int64_t row = i / 4 % to.x_rows;
@@ -145,7 +144,7 @@ class WideBlock {
     __syncthreads();  // the stages may still be read for the columns before
     for (int i = 0; i < kWideStages - 1; ++i)
       if (stage + i < last) fetch_weights(weights, stage + i, i);
-    wait_for_previous_kernel();
+    follow();
     for (int i = 0; i < kWideStages - 1; ++i) fetch_x(begin, stage + i, i, last);
     typename Format::template Sum<kColumnTiles> sum(shape_);
     for (int slice = from; slice < to; ++slice) {
@@ -233,7 +232,6 @@ __global__ void __launch_bounds__(kWarps * 32, wide_blocks(kColumnTiles))
       put_sums(sums, tile, begin, task.end, shape.n, where, !apart && slice > 0,
                whole ? bias : nullptr);
     });
-  let_next_kernel_start();
   if (apart) add_slices(shape, scratch, task, bias, out);
 }
 

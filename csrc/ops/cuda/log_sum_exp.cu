@@ -11,6 +11,7 @@ constexpr int kThreads = 1024;
 
 __global__ void __launch_bounds__(kThreads)
     log_sum_exp_kernel(const float* x, std::int64_t n, float* out) {
+  follow();
   x += blockIdx.x * n;
   float most = -INFINITY;
   for (std::int64_t i = threadIdx.x; i < n; i += kThreads) most = fmaxf(most, usable(x[i]));

@@ -24,6 +24,7 @@ __device__ Ranked next_choice(const float* logits, int experts, Ranked below, in
 
 __global__ void route_kernel(const float* logits, std::int64_t rows, int experts, int k,
                              bool renormalise, std::int32_t* expert, float* weight) {
+  follow();
   const std::int64_t t =
       static_cast<std::int64_t>(blockIdx.x) * kWarpsOfBlock + threadIdx.x / kWarp;
   if (t >= rows) return;  // whole warps
@@ -52,6 +53,7 @@ __global__ void route_kernel(const float* logits, std::int64_t rows, int experts
 // Pairs of lower experts are counted first: they say where this expert's begin.
 __global__ void group_kernel(const std::int32_t* expert, int pairs, int k, int experts,
                              std::int32_t* token, std::int32_t* place, std::int32_t* begin) {
+  follow();
   const int e =
       static_cast<int>(blockIdx.x) * kWarpsOfBlock + static_cast<int>(threadIdx.x) / kWarp;
   if (e > experts) return;  // whole warps; `experts` itself only counts all pairs
@@ -75,6 +77,7 @@ __global__ void group_kernel(const std::int32_t* expert, int pairs, int k, int e
 
 __global__ void combine_kernel(const float* y, const std::int32_t* place, const float* weight,
                                std::int64_t h, int k, float* out) {
+  follow();
   place += static_cast<std::int64_t>(blockIdx.x) * k;
   weight += static_cast<std::int64_t>(blockIdx.x) * k;
   for (std::int64_t i = threadIdx.x; i < h; i += kThreads) {

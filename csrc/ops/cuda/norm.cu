@@ -40,6 +40,7 @@ __device__ __forceinline__ void store(float* row, std::int64_t i, const Lanes<kW
 template <int kWide>
 __global__ void rms_norm_kernel(float* residual, const float* x, const float* delta, const float* w,
                                 float eps, std::int64_t h, float* out) {
+  follow();
   const std::int64_t at = blockIdx.x * h, steps = h / kWide;
   x += at, out += at;
   float sum = 0;
@@ -66,6 +67,7 @@ __global__ void rms_norm_kernel(float* residual, const float* x, const float* de
 template <int kWide>
 __global__ void layer_norm_kernel(const float* x, const float* w, const float* b, float eps,
                                   std::int64_t h, float* out) {
+  follow();
   const std::int64_t at = blockIdx.x * h, steps = h / kWide;
   x += at, out += at;
   float sum = 0;

@@ -1,8 +1,7 @@
-// Rotary embeddings. The table: one thread a (token, pair). The rotation: one warp a head, so that
-// a head's norm is one warp's sum and nothing passes through shared memory.
+// Rotary embeddings. The table: one thread a (token, pair). The rotation: one warp a head.
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
-#include "ops/cuda/reduce.cuh"
+#include "ops/cuda/rotary_head.cuh"
 
 namespace dream_r::cuda {
 namespace {
@@ -14,6 +13,7 @@ constexpr int kHeadsOfBlock = kThreads / kWarp;
 // f64, whose reduction needs no table of pi and so no local memory.
 __global__ void mrope_table_kernel(const std::int32_t* positions, MropePairs pairs,
                                    std::int64_t total, float* cos, float* sin) {
+  follow();
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= total) return;
   const std::int64_t t = at / pairs.count;
@@ -27,28 +27,13 @@ __global__ void mrope_table_kernel(const std::int32_t* positions, MropePairs pai
 }
 
 __global__ void rope_kernel(RopeHeads a, std::int64_t heads) {
+  follow();
   const std::int64_t at =
       static_cast<std::int64_t>(blockIdx.x) * kHeadsOfBlock + threadIdx.x / kWarp;
   if (at >= heads) return;  // whole warps
-  const int lane = threadIdx.x % kWarp, turned = a.q + a.kv, half = a.dim / 2;
-  const std::int64_t t = at / turned;
-  const int head = static_cast<int>(at % turned);
-  float* x = a.qkv + (t * (a.q + 2 * a.kv) + head) * a.dim;
-  const float* norm = head < a.q ? a.q_norm : a.k_norm;
-  float scale = 1.0f;
-  if (norm) {
-    float squares = 0;
-    for (int i = lane; i < a.dim; i += kWarp) squares += x[i] * x[i];
-    squares = warp_reduce(squares, [](float p, float q) { return p + q; });
-    scale = 1.0f / sqrtf(squares / static_cast<float>(a.dim) + a.eps);
-  }
-  for (int i = lane; i < half; i += kWarp) {
-    const float g = norm ? norm[i] : 1.0f, h = norm ? norm[half + i] : 1.0f;
-    const float first = x[i] * scale * g, second = x[half + i] * scale * h;
-    const float c = a.cos[t * half + i], s = a.sin[t * half + i];
-    x[i] = first * c - second * s;
-    x[half + i] = second * c + first * s;
-  }
+  const int turned = a.q + a.kv, head = static_cast<int>(at % turned);
+  float* const x = head_of(a, at / turned, head);
+  turn_head(a, at / turned, head, [&](int i, float v) { x[i] = v; });
 }
 
 }  // namespace

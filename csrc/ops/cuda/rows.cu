@@ -15,6 +15,7 @@ Launch one_block_a_row(std::int64_t rows, cudaStream_t stream) {
 
 __global__ void gather_kernel(const float* x, const std::int32_t* index, std::int64_t h,
                               float* out) {
+  follow();
   const float* from = x + index[blockIdx.x] * h;
   for (std::int64_t i = threadIdx.x; i < h; i += kThreads) out[blockIdx.x * h + i] = from[i];
 }
@@ -22,6 +23,7 @@ __global__ void gather_kernel(const float* x, const std::int32_t* index, std::in
 template <bool kAdd>
 __global__ void scatter_kernel(const float* y, const std::int32_t* index, std::int64_t h,
                                float* x) {
+  follow();
   float* to = x + index[blockIdx.x] * h;
   const float* from = y + blockIdx.x * h;
   for (std::int64_t i = threadIdx.x; i < h; i += kThreads) to[i] = kAdd ? to[i] + from[i] : from[i];
@@ -29,6 +31,7 @@ __global__ void scatter_kernel(const float* y, const std::int32_t* index, std::i
 
 __global__ void bilinear_kernel(const float* table, const std::int32_t* index, const float* weight,
                                 std::int64_t h, float* out) {
+  follow();
   index += blockIdx.x * 4, weight += blockIdx.x * 4;
   for (std::int64_t i = threadIdx.x; i < h; i += kThreads) {
     float sum = 0;
@@ -44,6 +47,7 @@ __device__ const std::uint32_t* row_of(const std::uint32_t* packed, std::int64_t
 
 __global__ void embedding_f32_kernel(const std::int32_t* ids, const std::uint32_t* packed,
                                      std::int64_t k, float* out) {
+  follow();
   const std::uint32_t* row = row_of(packed, k, ids[blockIdx.x]);
   for (std::int64_t i = threadIdx.x; i < k; i += kThreads)
     out[blockIdx.x * k + i] = __uint_as_float(row[i * kPanel]);
@@ -51,6 +55,7 @@ __global__ void embedding_f32_kernel(const std::int32_t* ids, const std::uint32_
 
 __global__ void embedding_bf16_kernel(const std::int32_t* ids, const std::uint32_t* packed,
                                       std::int64_t k, float* out) {
+  follow();
   const std::int64_t pairs = (k + 1) / 2;
   const std::uint32_t* row = row_of(packed, pairs, ids[blockIdx.x]);
   for (std::int64_t i = threadIdx.x; i < pairs; i += kThreads) {
@@ -63,6 +68,7 @@ __global__ void embedding_bf16_kernel(const std::int32_t* ids, const std::uint32
 
 __global__ void embedding_w4_kernel(const std::int32_t* ids, const std::uint32_t* packed,
                                     std::int64_t k, std::int64_t group, float* out) {
+  follow();
   const std::uint32_t* row = row_of(packed, k / 8 + k / group, ids[blockIdx.x]);
   for (std::int64_t i = threadIdx.x; i < k; i += kThreads) {
     // Lines of a group: its head, then eight elements each.

@@ -32,6 +32,7 @@ struct SegmentArgs {
 // One thread a pair of neighbouring elements of K or V (blockIdx.y).
 template <int kDim, int kPlanes>
 __global__ void __launch_bounds__(256) pack_kernel(const SegmentArgs a, std::uint32_t* packed) {
+  follow();
   const std::int64_t pairs = std::int64_t{a.heads} * a.tokens * (kDim / 2);
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= pairs) return;
@@ -146,6 +147,7 @@ __device__ void store(const SegmentArgs& a, int query, int end, const Softmax& s
 
 template <int kDim, int kPlanes>
 __global__ void __launch_bounds__(256, 1) segment_kernel(const SegmentArgs a) {
+  follow();
   using Tile = SegmentTile<kDim, kPlanes>;
   DR_DYNAMIC_SHARED(Tile, shared);
   const int begin = a.cu[blockIdx.z], end = a.cu[blockIdx.z + 1];

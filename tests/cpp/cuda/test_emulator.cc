@@ -9,6 +9,8 @@ using dream_r::cuda::launch;
 namespace {
 
 __global__ void reverse_block(const int* x, int* out) {
+  cuda::follow();
+
   __shared__ int tile[128];
   tile[threadIdx.x] = x[blockIdx.x * blockDim.x + threadIdx.x];
   __syncthreads();
@@ -16,10 +18,14 @@ __global__ void reverse_block(const int* x, int* out) {
 }
 
 __global__ void half_a_barrier() {
+  cuda::follow();
+
   if (threadIdx.x < 40) __syncthreads();
 }
 
 __global__ void two_barriers() {
+  cuda::follow();
+
   if (threadIdx.x % 2)
     __syncthreads();
   else
@@ -27,10 +33,14 @@ __global__ void two_barriers() {
 }
 
 __global__ void lonely_shuffle(int* out) {
+  cuda::follow();
+
   if (threadIdx.x != 3) out[threadIdx.x] = __shfl_sync(0xffffffffu, 1, 0);
 }
 
 __global__ void shuffles(int* out) {
+  cuda::follow();
+
   const int lane = static_cast<int>(threadIdx.x) % 32;
   int* to = out + threadIdx.x;
   to[0] = __shfl_xor_sync(0xffffffffu, lane, 5);
@@ -47,6 +57,8 @@ __global__ void shuffles(int* out) {
 }
 
 __global__ void fill_dynamic(int count, int* out) {
+  cuda::follow();
+
   DR_DYNAMIC_SHARED(int, tile);
   for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x))
     tile[i] = i;
@@ -55,6 +67,8 @@ __global__ void fill_dynamic(int count, int* out) {
 }
 
 __global__ void count_blocks(unsigned* counter, int* out) {
+  cuda::follow();
+
   if (atomicAdd(counter, 1u) == gridDim.x - 1) out[0] = static_cast<int>(blockIdx.x);
 }
 
@@ -62,7 +76,10 @@ struct Two {
   int a;
   double b;
 };
-__global__ void by_value(Two two, int* out) { out[threadIdx.x] = two.a + static_cast<int>(two.b); }
+__global__ void by_value(Two two, int* out) {
+  cuda::follow();
+  out[threadIdx.x] = two.a + static_cast<int>(two.b);
+}
 
 }  // namespace
 

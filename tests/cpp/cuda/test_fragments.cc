@@ -35,6 +35,8 @@ Place place_c(int lane, int i) {
 }
 
 __global__ void one_mma(const std::uint32_t* a, const std::uint32_t* b, float* c) {
+  cuda::follow();
+
   std::uint32_t ra[4], rb[2];
   float d[4];
   for (int i = 0; i < 4; ++i) ra[i] = a[threadIdx.x * 4 + i];
@@ -46,6 +48,8 @@ __global__ void one_mma(const std::uint32_t* a, const std::uint32_t* b, float* c
 
 // Four 8x8 matrices, row r of matrix m at 8 * (8 * m + r); all four loads one after another.
 __global__ void loads(const std::uint16_t* in, std::uint32_t* out) {
+  cuda::follow();
+
   __shared__ __align__(16) std::uint16_t tile[256];
   for (int i = 0; i < 8; ++i) tile[threadIdx.x * 8 + i] = in[threadIdx.x * 8 + i];
   __syncwarp();
@@ -63,6 +67,8 @@ __global__ void loads(const std::uint16_t* in, std::uint32_t* out) {
 }
 
 __global__ void copies(const int4* in, int4* out) {
+  cuda::follow();
+
   __shared__ int4 tile[3];
   if (threadIdx.x != 0) return;
   for (int4& t : tile) t = {-1, -1, -1, -1};
@@ -78,6 +84,8 @@ __global__ void copies(const int4* in, int4* out) {
 }
 
 __global__ void crooked(const int* in, int* out) {
+  cuda::follow();
+
   out[0] = static_cast<int>(cuda::load_once(in + 1).x);
 }
 

@@ -113,3 +113,64 @@ TEST_CASE("rotate_half turns queries and keys of any even width") {
     }
   });
 }
+
+namespace {
+
+// Slots of `rows` tokens: neighbours in a block and over its end, then alone.
+Tensor some_slots(int rows) {
+  std::vector<std::int32_t> slots;
+  for (int t = 0; t < rows; ++t) slots.push_back(t < 20 ? 29 + t : 80 + 5 * t);
+  return ints(slots);
+}
+
+Tensor random_cache(Random& r, Shape shape, DType dtype) {
+  Tensor t = Tensor::empty(shape, dtype);
+  for (std::int64_t i = 0; i < t.numel(); ++i)
+    if (dtype == DType::f32)
+      t.f32()[i] = r.normal();
+    else
+      t.data<bf16>()[i] = bf16(r.normal());
+  return t;
+}
+
+}  // namespace
+
+TEST_CASE("qk_norm_rope_write is qk_norm_rope and kv_write") {
+  each_device([](Stream& s) {
+    Random r;
+    const ops::Heads h{4, 2, 48};
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const int rows : {1, 2, 16, 27}) {
+        const std::int64_t queries = std::int64_t{h.q} * h.dim, keys = std::int64_t{h.kv} * h.dim;
+        const Tensor qkv = r.tensor({rows, queries + 2 * keys}), slot = some_slots(rows);
+        const Tensor cos = r.tensor({rows, 24}), sin = r.tensor({rows, 24}), norm = r.tensor({48});
+        const Tensor k = random_cache(r, {20, 2, 48, 16}, dtype),
+                     v = random_cache(r, {20, 2, 16, 48}, dtype);
+        for (const Tensor& q_norm : {norm, Tensor()}) {
+          const ops::KvLayer one{copy(k), copy(v)}, two{copy(k), copy(v)};
+          Tensor x = copy(qkv), y = copy(qkv);
+          run(s, ops::qk_norm_rope, x, h, q_norm, norm, 1e-6f, cos, sin);
+          run(s, ops::kv_write, x, h, slot, one);
+          run(s, ops::qk_norm_rope_write, y, h, q_norm, norm, 1e-6f, cos, sin, slot, two);
+          CHECK(same_bits(one.k, two.k));
+          CHECK(same_bits(one.v, two.v));
+          for (int t = 0; t < rows; ++t) {
+            const float *from = x.f32() + t * x.dim(1), *to = y.f32() + t * x.dim(1);
+            CHECK(std::memcmp(from, to, queries * sizeof(float)) == 0);
+            CHECK(std::memcmp(from + queries + keys, to + queries + keys, keys * sizeof(float)) ==
+                  0);
+          }
+        }
+      }
+    Tensor x = r.tensor({1, 8 * 48}), cos = r.tensor({1, 24});
+    const ops::KvLayer layer{filled({2, 2, 48, 16}, 0), filled({2, 2, 16, 48}, 0)};
+    const auto refuses = [&](ops::Heads heads, const Tensor& sin, const Tensor& slot) {
+      return rejects("qk_norm_rope_write", [&] {
+        run(s, ops::qk_norm_rope_write, x, heads, {}, {}, 1e-6f, cos, sin, slot, layer);
+      });
+    };
+    CHECK(refuses(h, cos, ints({0, 1})));
+    CHECK(refuses(h, filled({1, 23}, 0), ints({0})));
+    CHECK(refuses({4, 1, 48}, cos, ints({0})));
+  });
+}

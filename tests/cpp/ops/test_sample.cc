@@ -98,6 +98,8 @@ const SamplingParams kFilters[] = {
      .repetition_penalty = 1.3f,
      .presence_penalty = 0.5f},
     {.temperature = 1.0f, .top_p = 0.0f},
+    {.temperature = 2.0f, .top_k = 1500},
+    {.temperature = 2.0f, .top_p = 0.9999f, .min_p = 1e-6f},
 };
 
 }  // namespace
@@ -240,9 +242,9 @@ TEST_CASE("a draw over a large vocabulary, filtered or not, agrees with the orac
 TEST_CASE("rows are sampled each by its own choice, as one by one") {
   each_device([](Stream& s) {
     Random r(7);
-    const int n = 500, rows = static_cast<int>(std::size(kFilters));
+    const int n = 2500, rows = static_cast<int>(std::size(kFilters));
     const Tensor logits = r.tensor({rows, n}, 2.0f);
-    const std::vector<std::int32_t> seen = {3, 9, 3, 400}, suppressed = {1, 499};
+    const std::vector<std::int32_t> seen = {3, 9, 3, 2400}, suppressed = {1, 2499};
     std::vector<ops::SampleRow> how;
     for (int i = 0; i < rows; ++i)
       how.push_back(

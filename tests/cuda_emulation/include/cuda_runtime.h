@@ -39,8 +39,12 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     if constexpr (std::is_pointer_v<std::decay_t<decltype(p)>>) pointers[count++] = p;
   };
   std::apply([&](const auto&... p) { (note(p), ...); }, params);
-  return cuda_emulation::launch(*config, reinterpret_cast<const void*>(kernel),
-                                {pointers.data(), count}, [&] { std::apply(kernel, params); });
+  const auto dim = [](const dim3& d) { return cuda_emulation::Dim{d.x, d.y, d.z}; };
+  const cuda_emulation::Kernel run{
+      dim(config->gridDim), dim(config->blockDim), config->dynamicSmemBytes,
+      [kernel, params] { std::apply(kernel, params); }, cuda_emulation::starts_early(*config)};
+  return cuda_emulation::launch(config->stream, reinterpret_cast<const void*>(kernel), run,
+                                {pointers.data(), count});
 }
 template <class... P>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int value) {

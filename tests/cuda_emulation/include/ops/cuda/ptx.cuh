@@ -129,7 +129,7 @@ std::uint32_t lop3(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
 
 inline float exp2_fast(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
 
-inline void wait_for_previous_kernel() {}
-inline void let_next_kernel_start() {}
+inline void wait_for_previous_kernel() { cuda_emulation::wait_for_previous_kernel(); }
+inline void let_next_kernel_start() { cuda_emulation::let_next_kernel_start(); }
 
 }  // namespace dream_r::cuda
