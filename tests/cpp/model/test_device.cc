@@ -1,0 +1,165 @@
+// Models on a device against the same on the CPU: text, pictures, decoding by graphs.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "doctest.h"
+#include "model/graphs.h"
+#include "model/vl_model.h"
+#include "ops/ops.h"
+
+using namespace dream_r;
+
+namespace {
+
+ModelConfig text_model() {
+  ModelConfig c;
+  c.model_type = "qwen3_vl";
+  c.text = {.hidden = 32,
+            .layers = 2,
+            .heads = 4,
+            .kv_heads = 2,
+            .head_dim = 16,
+            .ffn = 48,
+            .vocab = 50,
+            .rope_theta = 1e4,
+            .mrope_sections = {4, 2, 2},
+            .tied_head = true,
+            .moe = {}};
+  return c;
+}
+
+// One of each tower, all reading one picture of 4 x 6 patches.
+ModelConfig with_tower(VisionKind kind) {
+  ModelConfig c = text_model();
+  c.vision.kind = kind;
+  c.vision.depth = 2, c.vision.hidden = 32, c.vision.heads = 2, c.vision.ffn = 48;
+  c.vision.out_hidden = 32, c.vision.patch = 4, c.vision.merge = 2, c.vision.temporal_patch = 2;
+  c.vision.position_embeddings = 16;
+  if (kind == VisionKind::qwen3) c.vision.deepstack_layers = {0};
+  if (kind == VisionKind::qwen2_5) c.vision.window = 16, c.vision.full_layers = {1};
+  if (kind == VisionKind::siglip) c.vision.image = 16, c.vision.pinpoints = {{16, 16}};
+  return c;
+}
+
+std::vector<float> on_cpu(Stream& stream, const Tensor& t) {
+  const Tensor here = ops::copy_to(stream, t, {});
+  return {here.f32(), here.f32() + here.numel()};
+}
+
+// Within a few roundings of f32, in units of the largest value: sums go in another order there.
+void check_close(const std::vector<float>& got, const std::vector<float>& expected) {
+  REQUIRE(got.size() == expected.size());
+  float largest = 0, difference = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    largest = std::max(largest, std::abs(expected[i]));
+    const float d = std::abs(got[i] - expected[i]);
+    difference = d <= difference ? difference : d;  // NaN is kept
+  }
+  CHECK(difference <= 2e-5f * largest);
+}
+
+// Several sequences that grow together, a token of each a forward, from block `i`, `i + n`, ...
+class Decoding {
+ public:
+  Decoding(const Model& model, int sequences, Graphs* graphs)
+      : model_(model),
+        stream_(model.device()),
+        arena_(model.device()),
+        kv_(model.kv_shape(), kBlocks * sequences, model.device()),
+        graphs_(graphs),
+        tables_(static_cast<std::size_t>(sequences)) {
+    for (int i = 0; i < sequences; ++i)
+      for (int b = 0; b < kBlocks; ++b)
+        tables_[static_cast<std::size_t>(i)].push_back(b * sequences + i);
+  }
+  // Logits of all sequences after one more token each; sequence i is 5 i tokens ahead of its
+  // neighbour.
+  std::vector<float> step() {
+    const std::size_t n = tables_.size();
+    std::vector<std::int32_t> tokens(n);
+    std::vector<Position> positions(n);
+    Batch batch;
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::int32_t at = length_;
+      tokens[i] = static_cast<std::int32_t>((7 * at + 13 * static_cast<int>(i)) % 50);
+      positions[i] = {at, at, at};
+      BatchRow row;
+      row.tokens = std::span(tokens).subspan(i, 1);
+      row.positions = std::span(positions).subspan(i, 1);
+      row.own = {tables_[i].data(), at};
+      batch.rows.push_back(row);
+      batch.wanted.push_back({static_cast<std::int32_t>(i), 0, false});
+    }
+    ++length_;
+    return on_cpu(stream_, model_.forward(stream_, arena_, kv_, batch, {}, graphs_).full);
+  }
+
+ private:
+  static constexpr int kBlocks = 20;
+  const Model& model_;
+  Stream stream_;
+  Arena arena_;
+  KvStore kv_;
+  Graphs* graphs_;
+  std::vector<std::vector<std::int32_t>> tables_;
+  std::int32_t length_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("device: decoding by graphs gives the CPU's logits, in any number of rows") {
+  if (!kHasCuda) return;
+  for (const bool experts : {false, true}) {
+    ModelConfig c = text_model();
+    if (experts) c.text.moe = {.experts = 6, .per_token = 2, .ffn = 16, .dense_layers = {}};
+    const auto here = random_model(c, {DType::f32, 1});
+    const auto there = random_model(c, {DType::f32, 1, cuda_device()});
+    CHECK(there->weight_bytes() == here->weight_bytes());
+    for (const int rows : {1, 3}) {
+      Graphs graphs;
+      Decoding expected(*here, rows, nullptr), got(*there, rows, &graphs);
+      for (int i = 0; i < 6; ++i) check_close(got.step(), expected.step());
+      CHECK(graphs.captured() == 1);
+    }
+  }
+}
+
+TEST_CASE("device: a graph serves until the keys pass its bound, and scratch that moved ends it") {
+  if (!kHasCuda) return;
+  const auto model = random_model(text_model(), {DType::bf16, 1, cuda_device()});
+  Graphs graphs;
+  Decoding with(*model, 1, &graphs), without(*model, 1, nullptr);
+  for (int i = 0; i < 260; ++i) {
+    const auto got = with.step(), expected = without.step();
+    CHECK(got == expected);
+    if (i == 255) CHECK(graphs.captured() == 1);
+  }
+  CHECK(graphs.captured() == 2);  // up to 256 keys, and beyond
+}
+
+TEST_CASE("device: every tower's features are the CPU's") {
+  if (!kHasCuda) return;
+  for (const VisionKind kind : {VisionKind::qwen3, VisionKind::qwen2_5, VisionKind::siglip}) {
+    CAPTURE(static_cast<int>(kind));
+    const ModelConfig c = with_tower(kind);
+    const auto here = random_model(c, {DType::f32, 1});
+    const auto there = random_model(c, {DType::f32, 1, cuda_device()});
+    const bool tiles = kind == VisionKind::siglip;
+    const Grid grid = tiles ? Grid{2, 16, 16} : Grid{1, 4, 6};
+    const std::int64_t patches = tiles ? 2 * std::int64_t{c.vision.side()} * c.vision.side() : 24;
+    const std::int64_t size = std::int64_t{c.vision.channels} * c.vision.patch * c.vision.patch *
+                              (tiles ? 1 : c.vision.temporal_patch);
+    Tensor input = Tensor::empty({patches, size}, DType::f32);
+    for (std::int64_t i = 0; i < input.numel(); ++i)
+      input.f32()[i] = std::sin(0.37f * static_cast<float>(i));
+    Stream cpu, device(cuda_device());
+    const ImageFeatures expected = here->encode_images(cpu, input, std::span(&grid, 1));
+    const ImageFeatures got = there->encode_images(device, input, std::span(&grid, 1));
+    CHECK(got.embeds.device() == cuda_device());
+    check_close(on_cpu(device, got.embeds), on_cpu(cpu, expected.embeds));
+    REQUIRE(got.deepstack.size() == expected.deepstack.size());
+    for (std::size_t i = 0; i < got.deepstack.size(); ++i)
+      check_close(on_cpu(device, got.deepstack[i]), on_cpu(cpu, expected.deepstack[i]));
+  }
+}
