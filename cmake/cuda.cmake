@@ -1,5 +1,5 @@
 # dr_cuda: the kernels of csrc/ops/cuda.
-#   ON         nvcc compiles them for sm_80 and sm_90a; the runtime is linked statically, so the build
+#   ON         nvcc compiles them for DREAM_R_CUDA_ARCHITECTURES; the runtime is linked statically, so the build
 #              imports on a machine without a GPU.
 #   emulated   the C++ compiler compiles the same files against tests/cuda_emulation, which runs them
 #              on the CPU: how they are tested where there is no GPU.
@@ -26,7 +26,8 @@ else()
   target_link_libraries(dr_cuda_runtime INTERFACE CUDA::cudart_static)
 endif()
 add_library(dr_cuda STATIC ${kernels})
-set_target_properties(dr_cuda PROPERTIES CUDA_ARCHITECTURES "80;90a" CUDA_RUNTIME_LIBRARY Static)
+set(DREAM_R_CUDA_ARCHITECTURES "80;90a" CACHE STRING "What nvcc compiles for")
+set_target_properties(dr_cuda PROPERTIES CUDA_ARCHITECTURES "${DREAM_R_CUDA_ARCHITECTURES}" CUDA_RUNTIME_LIBRARY Static)
 target_link_libraries(dr_cuda PUBLIC dr_core)
 target_sources(dr_core PRIVATE ${CMAKE_SOURCE_DIR}/csrc/core/cuda/graph.cc
   ${CMAKE_SOURCE_DIR}/csrc/core/cuda/runtime.cc)

@@ -116,7 +116,6 @@ int main(int argc, char** argv) try {
     vision(report, 4096, 4096, 16, 72, products);
     vision(report, 4096, 64, 16, 80, products);
   }
-  report.write();
 } catch (const Error& e) {
   std::fprintf(stderr, "%s\n", e.what());
   return 1;

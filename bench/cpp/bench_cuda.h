@@ -106,16 +106,26 @@ class GpuReport {
                 copy_ / 1e9, "case", "us", "min..max", "MB", "GB/s", "copy", "TFLOP/s");
   }
 
-  // `bytes`: the least the case must move; `flops` of its products.
+  // Where it is wanted. `bytes`: the least the case must move; `flops` of its products.
   void add(const std::string& name, double bytes, double flops, const std::function<void()>& f) {
+    if (!wants(name)) return;
     const Time t = time(f);
     std::printf("%-44s %10.2f %9.2f..%8.2f %10.2f %8.0f %5.0f%% %8.1f\n", name.c_str(),
                 t.median * 1e6, t.least * 1e6, t.most * 1e6, bytes / 1e6, bytes / t.median / 1e9,
                 100 * bytes / t.median / copy_, flops / t.median / 1e12);
     std::fflush(stdout);
     rows_.push_back({name, t, bytes, flops, copy_});
+    write();
   }
 
+ private:
+  struct Case {
+    std::string name;
+    Time time;
+    double bytes, flops, copy;
+  };
+
+  // After every case: a run that is stopped has measured what it has.
   void write() const {
     if (options_.json.empty()) return;
     const std::unique_ptr<std::FILE, int (*)(std::FILE*)> f(std::fopen(options_.json.c_str(), "w"),
@@ -132,13 +142,6 @@ class GpuReport {
     }
     std::fprintf(f.get(), "\n]}\n");
   }
-
- private:
-  struct Case {
-    std::string name;
-    Time time;
-    double bytes, flops, copy;
-  };
 
   int repeats() const { return std::max(options_.repeats, 21); }
 

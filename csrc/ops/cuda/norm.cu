@@ -40,6 +40,9 @@ __device__ __forceinline__ void store(float* row, std::int64_t i, const Lanes<kW
 template <int kWide>
 __global__ void rms_norm_kernel(float* residual, const float* x, const float* delta, const float* w,
                                 float eps, std::int64_t h, float* out) {
+  // The weights have left the caches since the last layer's norm.
+  constexpr int kLine = 32;
+  for (std::int64_t i = threadIdx.x * kLine; i < h; i += kThreads * kLine) prefetch(w + i);
   follow();
   const std::int64_t at = blockIdx.x * h, steps = h / kWide;
   x += at, out += at;

@@ -81,6 +81,11 @@ __device__ __forceinline__ uint4 load_once(const void* global) {
   return v;
 }
 
+// Asks for the line at `global` to be in the second-level cache soon.
+__device__ __forceinline__ void prefetch(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(global)));
+}
+
 // Bit i of the result is bit (4 a_i + 2 b_i + c_i) of kTable.
 template <int kTable>
 __device__ __forceinline__ std::uint32_t lop3(std::uint32_t a, std::uint32_t b, std::uint32_t c) {

@@ -52,7 +52,8 @@ __device__ inline Row row_of(float* logits, SampleChoice* choices, const Scratch
                              std::int32_t* out) {
   const auto n = static_cast<int>(scratch.n);
   const std::int64_t at = blockIdx.y;
-  Row r{logits + at * n, n, slices_of(n), choices + at};
+  Row r{};
+  r.x = logits + at * n, r.n = n, r.slices = slices_of(n), r.choice = choices + at;
   r.kept = reinterpret_cast<Candidate*>(scratch.base + at * scratch.row_bytes());
   r.found = reinterpret_cast<Found*>(r.kept + n);
   r.maxima = reinterpret_cast<Ranked*>(r.found + 1);

@@ -1,6 +1,7 @@
 #pragma once
 // Random tensors, the instruction sets and devices of this machine, and comparisons.
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -77,10 +78,15 @@ void each_isa(F&& f, const std::vector<const cpu::Kernels*>& tables = cpu::isa_t
 
 inline bool cuda_is_here() { return kHasCuda && cuda::unusable().empty(); }
 
-// Runs f(stream) as each_isa does, then on the first CUDA device where there is one.
+// Runs f(stream) as each_isa does, then on the first CUDA device where there is one. With
+// DREAM_R_TEST_DEVICE=cuda there alone, and it must be there.
 template <class F>
 void each_device(F&& f) {
-  each_isa(f);
+  const char* only = std::getenv("DREAM_R_TEST_DEVICE");
+  if (!only || std::strcmp(only, "cuda") != 0)
+    each_isa(f);
+  else
+    REQUIRE_MESSAGE(cuda_is_here(), cuda::unusable());
   if (!cuda_is_here()) return;
   CAPTURE(std::string("cuda"));
   Stream s(cuda_device());

@@ -117,6 +117,8 @@ inline uint4 load_once(const void* global) {
   return v;
 }
 
+inline void prefetch(const void*) {}
+
 template <int kTable>
 std::uint32_t lop3(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
   std::uint32_t r = 0;
