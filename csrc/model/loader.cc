@@ -64,8 +64,13 @@ NormWeight Loader::norm(const std::string& name, std::int64_t n) {
 
 LinearWeight Loader::products(const std::string& prefix, std::span<const Part> parts,
                               std::int64_t k) {
-  if (!words_of(source_, quantization_, prefix + parts[0].name).empty())
-    return load_quantized(source_, quantization_, stream_, prefix, parts, k);
+  const bool quantized = !words_of(source_, quantization_, prefix + parts[0].name).empty();
+  const WeightFormat format = quantized ? WeightFormat::w4 : format_;
+  std::int64_t n = 0;
+  for (const Part& p : parts) n += p.rows;
+  LinearWeight made = source_.linear(stream_, format, n, k, quantization_.group);
+  if (made.defined()) return made;
+  if (quantized) return load_quantized(source_, quantization_, stream_, prefix, parts, k);
   std::vector<Tensor> sources;
   for (const Part& p : parts)
     sources.push_back(source_.get(prefix + p.name + ".weight", {p.rows, k}));
