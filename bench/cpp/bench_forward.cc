@@ -5,42 +5,12 @@
 
 #include "bench.h"
 #include "model/vl_model.h"
+#include "shapes.h"
 
 using namespace dream_r;
 using namespace dream_r::bench;
 
 namespace {
-
-ModelConfig text_model(int hidden, int layers, int heads, int kv_heads, int dim, int ffn,
-                       int vocab) {
-  ModelConfig c;
-  c.model_type = "qwen3_vl";
-  c.text.hidden = hidden;
-  c.text.layers = layers;
-  c.text.heads = heads;
-  c.text.kv_heads = kv_heads;
-  c.text.head_dim = dim;
-  c.text.ffn = ffn;
-  c.text.vocab = vocab;
-  c.text.tied_head = true;
-  const int side = dim / 2 * 5 / 16;  // 24, 20, 20 of 64
-  c.text.mrope_sections = {dim / 2 - 2 * side, side, side};
-  return c;
-}
-
-// The layers of Qwen3-VL-30B-A3B, as many as fit a small machine, with a small vocabulary: before
-// so few layers its own head would be most of what is read.
-ModelConfig experts_model(int layers) {
-  ModelConfig c = text_model(2048, layers, 32, 4, 128, 768, 16384);
-  c.model_type = "qwen3_vl_moe";
-  c.text.moe = {.experts = 128, .per_token = 8, .ffn = 768};
-  return c;
-}
-
-struct NamedModel {
-  const char* name;
-  ModelConfig config;
-};
 
 // A call of forward: `rows` sequences that have `context` tokens each and get `tokens` more.
 struct Case {
@@ -60,8 +30,6 @@ double layer_weights(const TextConfig& t) {
   const double mlp = moe ? h * t.moe.experts + 3 * h * t.moe.ffn * t.moe.per_token : 3 * h * t.ffn;
   return t.layers * (h * (q + 2 * kv) + q * h + mlp);
 }
-
-constexpr int kGroup = 128;
 
 // Of the weights, those of the experts that one token does not choose.
 double unread_bytes(const TextConfig& t, WeightFormat format) {
@@ -133,7 +101,7 @@ void run(Report& report, Stream& s, NamedModel shape, WeightFormat format) {
   const DType dtype = format == WeightFormat::f32 ? DType::f32 : DType::bf16;
   if (format == WeightFormat::w4) {
     if (!can_quantise(shape.config.text)) return;
-    shape.config.quantization = {Quantization::Method::pack_quantized, kGroup, true};
+    shape.config = quantised(shape.config);
   }
   std::vector<std::pair<std::string, Case>> cases;
   for (const Case& c : kCases) {
@@ -168,9 +136,11 @@ int main(int argc, char** argv) {
   const NamedModel shapes[] = {
       {"pocket draft", text_model(96, 3, 4, 2, 32, 256, 544)},
       {"pocket target", text_model(256, 6, 8, 4, 32, 704, 544)},
-      {"0.6B", text_model(1024, 28, 16, 8, 128, 3072, 151936)},
-      {"2B", text_model(2048, 28, 16, 8, 128, 6144, 151936)},
-      {"30B-A3B x 4 layers", experts_model(4)},
+      {"0.6B", qwen_model("0.6B")},
+      {"2B", qwen_model("2B")},
+      // As many layers as fit a small machine, and a small vocabulary: before so few layers its own
+      // head would be most of what is read.
+      {"30B-A3B x 4 layers", experts_model(2048, 4, 32, 4, 768, 16384, true)},
   };
   for (const auto& shape : shapes)
     for (const auto format : kFormats) run(report, s, shape, format);

@@ -1,10 +1,9 @@
 // Where weights come from: a checkpoint on disk, or numbers made up in memory.
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <set>
 
 #include "model/loader.h"
+#include "model/random_source.h"
 #include "model/safetensors.h"
 #include "model/vl_model.h"
 
@@ -65,58 +64,6 @@ class CheckpointSource final : public WeightSource {
   bool headers_only_;
   std::set<std::string> used_;
   std::vector<std::string> ignored_;
-};
-
-// Roughly normal, in bf16: half the memory of f32 while a large model is packed. Where the config
-// is quantised, so are the linears of the text layers.
-class RandomSource final : public WeightSource {
- public:
-  explicit RandomSource(std::uint32_t seed) : state_(seed * 2654435761u + 1u) {}
-  // Experts one by one, so that no layer's are all in memory twice.
-  bool has(const std::string& name) const override {
-    if (name.find(".experts.gate_up_proj") != std::string::npos ||
-        name.find(".experts.down_proj") != std::string::npos)
-      return false;
-    if (name.ends_with(".weight_packed") || name.ends_with(".qweight"))
-      return name.find(".layers.") != std::string::npos;
-    return !name.ends_with(".weight_g_idx") && !name.ends_with(".weight_shape");
-  }
-  Shape shape(const std::string& name) const override {
-    DR_FAIL(state) << label(name) << " has no shape of its own";
-  }
-  Tensor integers(const std::string&, const Shape& shape, DType dtype) override {
-    Tensor t = Tensor::empty(shape, dtype);
-    for (std::size_t i = 0; i < t.nbytes() / sizeof(std::uint32_t); ++i)
-      t.data<std::uint32_t>()[i] = next();
-    return t;
-  }
-  Tensor get(const std::string& name, const Shape& shape) override {
-    if (name.ends_with("scale") || name.ends_with("scales")) return scales(shape);
-    const bool norm = name.find("norm") != std::string::npos && name.ends_with(".weight");
-    Tensor t = Tensor::empty(shape, DType::bf16);
-    bf16* p = t.data<bf16>();
-    for (std::int64_t i = 0; i < t.numel(); ++i) p[i] = bf16((norm ? 1.0f : 0.0f) + 0.02f * draw());
-    return t;
-  }
-
- private:
-  // Sum of the four bytes of an LCG's high half: mean 0, deviation 1.
-  float draw() {
-    const std::uint32_t u = next();
-    const int sum = static_cast<int>((u & 255) + (u >> 8 & 255) + (u >> 16 & 255) + (u >> 24));
-    return static_cast<float>(sum - 510) / 147.8f;
-  }
-  std::uint32_t next() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<std::uint32_t>(state_ >> 32);
-  }
-  // Nibbles spread by 4.6 about a zero point: weights as far from zero as those in bf16.
-  static Tensor scales(const Shape& shape) {
-    Tensor t = Tensor::empty(shape, DType::bf16);
-    std::fill_n(t.data<bf16>(), t.numel(), bf16(0.02f / 4.6f));
-    return t;
-  }
-  std::uint64_t state_;
 };
 
 WeightFormat format_of(const LoadOptions& options) {

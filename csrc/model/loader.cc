@@ -68,9 +68,13 @@ NormWeight Loader::norm(const std::string& name, std::int64_t n) {
 
 LinearWeight Loader::products(const std::string& prefix, std::span<const Part> parts,
                               std::int64_t k) {
-  if (!words_of(source_, quantization_, prefix + parts[0].name).empty())
-    return copy_to(home_, load_quantized(source_, quantization_, stream_, prefix, parts, k),
-                   home_.device());
+  const bool quantized = !words_of(source_, quantization_, prefix + parts[0].name).empty();
+  const WeightFormat format = quantized ? WeightFormat::w4 : format_;
+  std::int64_t n = 0;
+  for (const Part& p : parts) n += p.rows;
+  LinearWeight made = source_.linear(stream_, format, n, k, quantization_.group);
+  if (made.defined()) return place(made);
+  if (quantized) return place(load_quantized(source_, quantization_, stream_, prefix, parts, k));
   std::vector<Tensor> sources;
   for (const Part& p : parts)
     sources.push_back(source_.get(prefix + p.name + ".weight", {p.rows, k}));
@@ -96,7 +100,7 @@ LinearWeight Loader::stacked(const std::string& prefix, std::initializer_list<Pa
 
 LinearWeight Loader::pack(std::span<const Tensor> sources) const {
   if (source_.headers_only()) return {};
-  return copy_to(home_, pack_linear(stream_, sources, format_), home_.device());
+  return place(pack_linear(stream_, sources, format_));
 }
 
 LinearWeight Loader::matrix(const std::string& name, std::int64_t n, std::int64_t k) {

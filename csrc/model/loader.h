@@ -53,6 +53,7 @@ class Loader {
   LinearWeight pack(std::span<const Tensor> sources) const;
   Tensor host_vector(const std::string& name, const Shape& shape);
   Tensor place(const Tensor& t) const { return ops::copy_to(home_, t, home_.device()); }
+  LinearWeight place(const LinearWeight& w) const { return copy_to(home_, w, home_.device()); }
   LinearWeight products(const std::string& prefix, std::span<const Part> parts, std::int64_t k);
 
   WeightSource& source_;

@@ -44,26 +44,6 @@ void pack_row(const Tensor& source, std::int64_t row, LinearWeight& w, std::int6
     panel[place(w.format, lane, i)] = bf16(float_at(source, at + i));
 }
 
-LinearWeight make_weight(WeightFormat format, std::int64_t n, std::int64_t k) {
-  LinearWeight w;
-  w.format = format;
-  w.n = n;
-  w.k = k;
-  w.packed = Tensor::empty(packed_shape(w), format == WeightFormat::f32 ? DType::f32 : DType::bf16);
-  return w;
-}
-
-// Zeros in the padding: the panel that is not full and the element after an odd k.
-void zero_padding(LinearWeight& w) {
-  const std::size_t panel = w.packed.nbytes() / static_cast<std::size_t>(panels_of(w.n));
-  auto* data = w.packed.data<std::byte>();
-  if (w.n % kPanel) std::memset(data + w.packed.nbytes() - panel, 0, panel);
-  if (w.format != WeightFormat::bf16 || w.k % 2 == 0) return;
-  const std::size_t step = kPanel * 2 * sizeof(bf16);
-  for (std::int64_t p = 1; p <= panels_of(w.n); ++p)
-    std::memset(data + static_cast<std::size_t>(p) * panel - step, 0, step);
-}
-
 // In every format a step of a panel is 16 lanes of four bytes, one a row.
 void copy_rows(const LinearWeight& w, std::span<const std::int32_t> ids, LinearWeight& out) {
   std::memset(out.packed.data<std::byte>(), 0, out.packed.nbytes());
@@ -79,6 +59,29 @@ void copy_rows(const LinearWeight& w, std::span<const std::int32_t> ids, LinearW
 
 }  // namespace
 
+LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k, std::int64_t group) {
+  LinearWeight w;
+  w.format = format;
+  w.n = n, w.k = k, w.group = group;
+  const DType dtype = format == WeightFormat::f32    ? DType::f32
+                      : format == WeightFormat::bf16 ? DType::bf16
+                                                     : DType::i32;
+  w.packed = Tensor::empty(packed_shape(w), dtype);
+  return w;
+}
+
+void zero_padding(LinearWeight& w) {
+  const std::int64_t panels = panels_of(w.n), steps = w.steps();
+  if (w.n % kPanel)
+    for (std::int64_t i = (panels - 1) * steps; i < panels * steps; ++i)
+      std::fill_n(w.packed.data<std::uint32_t>() + i * kPanel + w.n % kPanel, kPanel - w.n % kPanel,
+                  0u);
+  if (w.format != WeightFormat::bf16 || w.k % 2 == 0) return;
+  for (std::int64_t p = 1; p <= panels; ++p)
+    for (std::int64_t lane = 0; lane < kPanel; ++lane)
+      w.packed.data<bf16>()[((p * steps - 1) * kPanel + lane) * 2 + 1] = bf16(0.0f);
+}
+
 LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, WeightFormat format) {
   const char* op = "pack_linear";
   DR_CHECK(format != WeightFormat::w4) << op << ": w4 weights are packed elsewhere";
@@ -93,7 +96,7 @@ LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, Weight
     n += t.dim(0);
   }
   DR_CHECK(n > 0 && sources[0].dim(1) > 0) << op << ": empty matrix " << sources[0].shape().str();
-  LinearWeight w = make_weight(format, n, sources[0].dim(1));
+  LinearWeight w = empty_linear(format, n, sources[0].dim(1));
   zero_padding(w);
   std::int64_t first = 0;
   for (const auto& t : sources) {

@@ -33,6 +33,12 @@ struct LinearWeight {
   std::int64_t steps() const { return packed.dim(1); }  // of 64 bytes, in every panel
 };
 
+// A weight on the CPU whose panels are still to be filled, and zeros where they hold no element of
+// it: filling comes before or after, rows alone or whole panels.
+LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k,
+                          std::int64_t group = 0);
+void zero_padding(LinearWeight& w);
+
 // Rows of several matrices [n_i, k] stacked (QKV, gate+up), converted to `format` and packed.
 // Sources are f32, bf16 or f16, row-major, on the CPU as the result is; f32 <-> bf16 conversion
 // rounds to nearest even.

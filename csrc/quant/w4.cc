@@ -2,7 +2,6 @@
 
 #include <bit>
 #include <cmath>
-#include <cstring>
 
 #include "quant/layouts.h"
 
@@ -80,23 +79,18 @@ void check_group(const std::string& name, std::int64_t k, std::int64_t group) {
 
 LinearWeight pack_w4(Stream& stream, std::span<const W4Matrix> sources) {
   DR_CHECK(!sources.empty()) << "pack_w4: no matrices";
-  LinearWeight w;
-  w.format = WeightFormat::w4;
-  w.k = sources[0].k;
-  w.group = sources[0].group;
+  const std::int64_t k = sources[0].k, group = sources[0].group;
+  std::int64_t n = 0;
   for (const W4Matrix& m : sources) {
     check_matrix(m);
     check_scales(m);
-    DR_CHECK(m.k == w.k && m.group == w.group)
-        << m.name << ": " << m.k << " inputs in groups of " << m.group << " do not stack on " << w.k
-        << " in groups of " << w.group;
-    w.n += m.n;
+    DR_CHECK(m.k == k && m.group == group)
+        << m.name << ": " << m.k << " inputs in groups of " << m.group << " do not stack on " << k
+        << " in groups of " << group;
+    n += m.n;
   }
-  const std::int64_t panels = (w.n + kPanel - 1) / kPanel;
-  w.packed = Tensor::empty({panels, w.k / 8 + w.k / w.group, kPanel}, DType::i32);
-  const std::size_t panel = w.packed.nbytes() / static_cast<std::size_t>(panels);
-  if (w.n % kPanel)  // the lanes without a row
-    std::memset(w.packed.data<std::byte>() + w.packed.nbytes() - panel, 0, panel);
+  LinearWeight w = empty_linear(WeightFormat::w4, n, k, group);
+  zero_padding(w);
   std::int64_t first = 0;
   for (const W4Matrix& m : sources) {
     stream.parallel_for((m.n + 7) / 8, 16, [&](auto begin, auto end) {

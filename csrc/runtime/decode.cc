@@ -37,12 +37,16 @@ class Decode : public Burst {
     if (work_->spec->has_penalties()) seen_.push_back(token);
     pending_.push_back(token);
     work_->written = written_ + static_cast<std::int32_t>(pending_.size()) - 1;
-    if (work_->answer) {
+    const auto length = static_cast<std::int32_t>(work_->tokens.size());
+    if (const auto& script = context_.options.script) {
+      if (!work_->answer && length == step_tokens(*script, *work_->spec, work_->step))
+        return end(StepEnd::boundary);
+    } else if (work_->answer) {
       if (context_.vocabulary.is_eos(token)) return end(StepEnd::eos);
     } else if (scanner_.push(token)) {
       return end(scanner_.end());
     }
-    if (static_cast<std::int32_t>(work_->tokens.size()) >= work_->limit) end(StepEnd::limit);
+    if (length >= work_->limit) end(StepEnd::limit);
   }
 
   void end(StepEnd why) {

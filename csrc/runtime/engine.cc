@@ -18,6 +18,7 @@ EngineOptions completed(EngineOptions o, bool has_draft) {
   DR_CHECK(o.max_requests >= 1 && o.max_step_tokens >= 1 && o.prefill_chunk >= 1 &&
            o.answer_burst >= 1)
       << "max_requests, max_step_tokens, prefill_chunk and answer_burst must be at least 1";
+  if (o.script) o.script->check(o.max_step_tokens);
   if (o.target_kv_tokens <= 0) o.target_kv_tokens = kTypical * o.max_requests;
   if (o.draft_kv_tokens <= 0) o.draft_kv_tokens = o.target_kv_tokens;
   if (o.target_threads <= 0) o.target_threads = cores();
@@ -56,6 +57,7 @@ Engine::Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model>
       manager_(options_, vocabulary_, target_kv_->blocks(), draft_ ? draft_kv_->blocks() : 0,
                draft_tokens(translation_, draft_.get())) {
   vocabulary_.check(target_->config().text.vocab);
+  DR_CHECK(!options_.script || !translation_) << "scripted steps need one tokenizer";
   DR_CHECK(!vocabulary_.forced_end.empty()) << "the tokens that end the reasoning are missing";
   if (draft_) {
     const bool cpn = options_.judge == Judge::cpn;

@@ -2,6 +2,9 @@
 // Every decision of the method that is ours, as a named option with its default (method, section
 // 3).
 #include <cstdint>
+#include <optional>
+
+#include "runtime/script.h"
 
 namespace dream_r {
 
@@ -34,7 +37,8 @@ struct EngineOptions {
   bool prefix_cache = true;
   bool inline_mode = false;  // no threads: everything runs inside next_event(), in a fixed order
   bool trace = true;
-  bool cuda_graphs = true;  // decode on a CUDA device by graphs
+  bool cuda_graphs = true;       // decode on a CUDA device by graphs
+  std::optional<Script> script;  // benchmarks and tests: verdicts and lengths laid down in advance
 };
 
 // Speeds of the lanes in units of one target step (method, section 5), measured at start and

@@ -87,8 +87,9 @@ void Session::on_draft(Work& work, InFlight& held) {
       draft_tokens_ ? options_.max_step_tokens : std::min(options_.max_step_tokens, draft_room());
   const bool capped = c.end == StepEnd::limit && work.limit < room;
   const auto& vocabulary = draft_tokens_ ? draft_tokens_->vocabulary : vocabulary_;
-  c.skipped =
+  const bool no_step =
       capped || c.end == StepEnd::eos || is_blank(vocabulary, written) || written == previous;
+  c.skipped = no_step && !options_.script;
   c.state = draft_tokens_ ? Candidate::State::translating : Candidate::State::waiting;
   if (c.skipped) c.state = Candidate::State::judged, ++metrics_.skipped;
   end_drafted_ = c.skipped || c.end == StepEnd::think_end;
@@ -117,7 +118,8 @@ void Session::on_verify(Work& work, InFlight& held) {
     metrics_.low_mass_verdicts += !answered;
     const bool says_yes =
         options_.judge == Judge::cpn ? j.rho > options_.alpha : j.rho >= options_.digit_threshold;
-    c.accept = sane && answered && says_yes;
+    c.accept =
+        options_.script ? accepts(*options_.script, *spec_, c.index) : sane && answered && says_yes;
     ++metrics_.verified;
     if (&c != &window_.front()) ++metrics_.ahead_verified;
   }

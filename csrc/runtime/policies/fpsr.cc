@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/closed_forms.h"
 #include "runtime/policies/policies.h"
 
 namespace dream_r {
@@ -14,13 +15,8 @@ constexpr std::int64_t kProbeEvery = 32;
 constexpr std::int64_t kTrust = 4;      // verdicts, or steps, before a mean of them is believed
 constexpr std::int32_t kShortest = 32;  // tokens: no cap is below this
 
-// Time per step in units of the target's own (method, section 5) is below 1, in turn or beside.
-bool pays(double p, const Speeds& s) {
-  const double in_turn = s.draft + s.verify + (1 - p);
-  const double verdict = (s.draft + s.verify) / s.relative_draft;
-  const double beside = verdict + (1 - p) * std::max(0.0, 1 - s.relative_target * verdict);
-  return std::min(in_turn, beside) < 1;
-}
+// A step takes less than the target's own, in turn or beside.
+bool pays(double p, const Speeds& s) { return std::min(step_in_turn(p, s), step_beside(p, s)) < 1; }
 
 Mode choose(std::int64_t step, const Estimates& e, const Speeds& s) {
   const double p = e.acceptance;

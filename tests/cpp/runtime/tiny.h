@@ -80,6 +80,7 @@ struct Outcome {
   FinishReason reason = FinishReason::error;
   RequestMetrics metrics;
   std::vector<float> rho;
+  std::vector<std::pair<Author, std::int32_t>> steps;  // and their tokens; the forced one left out
 };
 
 // Reads a request to its end. A minute without an event is a hang.
@@ -92,6 +93,8 @@ inline Outcome drain(Engine& engine, RequestId id) {
     if (e->output.kind == Output::Kind::step) {
       o.draft_steps += e->output.step.author == Author::draft;
       o.target_steps += e->output.step.author == Author::target;
+      if (e->output.step.author != Author::forced)
+        o.steps.emplace_back(e->output.step.author, static_cast<std::int32_t>(part.size()));
       if (e->output.step.author == Author::draft) o.rho.push_back(e->output.step.rho);
     }
     if (e->output.kind != Output::Kind::done) continue;

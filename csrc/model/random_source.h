@@ -1,0 +1,36 @@
+#pragma once
+// Weights made up in memory, for benchmarks and tests: values of a sane scale and no meaning. A
+// linear is made as the kernels read it, with all threads, at the speed of memory: its words are
+// runs of one table, each from an offset of its own. Much the same numbers come again and again;
+// no two rows are alike.
+#include <cstdint>
+#include <vector>
+
+#include "model/weights.h"
+
+namespace dream_r {
+
+// Normal, deviation 0.02; norms about 1. Where the config is quantised, so are the linears of the
+// text layers. All of it follows from the seed and the order of the calls.
+class RandomSource final : public WeightSource {
+ public:
+  explicit RandomSource(std::uint32_t seed) : state_(seed * 2654435761u + 1u) {}
+
+  // Quantised: the linears of the layers. Experts come one by one.
+  bool has(const std::string& name) const override;
+  Shape shape(const std::string& name) const override;
+  Tensor get(const std::string& name, const Shape& shape) override;  // bf16
+  Tensor integers(const std::string& name, const Shape& shape, DType dtype) override;
+  LinearWeight linear(Stream& stream, WeightFormat format, std::int64_t n, std::int64_t k,
+                      std::int64_t group) override;
+
+ private:
+  std::uint32_t next();
+  float draw();  // mean 0, deviation 1
+  const std::vector<std::uint32_t>& table(WeightFormat format);
+
+  std::uint64_t state_;
+  std::vector<std::uint32_t> tables_[3];  // by format, made when first asked for
+};
+
+}  // namespace dream_r
