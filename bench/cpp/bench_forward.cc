@@ -1,91 +1,18 @@
 // Whole forwards of models with random weights: decode (bound by reading every weight once), a few
 // sequences decoded together, and prefill. `read` is the share of the read rate measured in this
 // run. The pocket models fit the caches: for them the figure to look at is the time.
-#include <numeric>
-
 #include "bench.h"
-#include "model/vl_model.h"
-#include "shapes.h"
+#include "forward.h"
 
 using namespace dream_r;
 using namespace dream_r::bench;
 
 namespace {
 
-// A call of forward: `rows` sequences that have `context` tokens each and get `tokens` more.
-struct Case {
-  const char* what;
-  int rows, tokens, context;
-};
 const Case kCases[] = {
     {"decode", 1, 1, 64},         {"decode", 1, 1, 1024},       {"decode 2 rows", 2, 1, 256},
     {"decode 4 rows", 4, 1, 256}, {"decode 8 rows", 8, 1, 256}, {"verify 40", 1, 40, 256},
     {"prefill 32", 1, 32, 256},   {"prefill 64", 1, 64, 256},   {"prefill 256", 1, 256, 256},
-};
-
-// Weights that a forward multiplies with for every token, the head left out.
-double layer_weights(const TextConfig& t) {
-  const double q = t.heads * t.head_dim, kv = t.kv_heads * t.head_dim, h = t.hidden;
-  const bool moe = t.moe.experts > 0;
-  const double mlp = moe ? h * t.moe.experts + 3 * h * t.moe.ffn * t.moe.per_token : 3 * h * t.ffn;
-  return t.layers * (h * (q + 2 * kv) + q * h + mlp);
-}
-
-// Of the weights, those of the experts that one token does not choose.
-double unread_bytes(const TextConfig& t, WeightFormat format) {
-  const double bytes = format == WeightFormat::f32    ? 4
-                       : format == WeightFormat::bf16 ? 2
-                                                      : 0.5 + 4.0 / kGroup;
-  const double unread = t.moe.experts - t.moe.per_token;
-  return t.layers * unread * 3 * t.hidden * t.moe.ffn * bytes;
-}
-
-class Setup {
- public:
-  Setup(const Model& model, DType dtype, const Case& c)
-      : model_(model), kv_(shape(dtype), blocks(c)) {
-    ids_.assign(static_cast<std::size_t>(c.tokens), 1);
-    for (int i = 0; i < c.tokens; ++i)
-      positions_.push_back({c.context + i, c.context + i, c.context + i});
-    table_.resize(static_cast<std::size_t>(kv_.blocks()));
-    std::iota(table_.begin(), table_.end(), 0);
-    for (int layer = 0; layer < kv_.shape().layers; ++layer)
-      for (const Tensor& t : {kv_.k(layer), kv_.v(layer)})
-        std::memset(t.data<char>(), 0, t.nbytes());
-    const int each = kv_.blocks() / c.rows;
-    for (int r = 0; r < c.rows; ++r) {
-      BatchRow row;
-      row.tokens = ids_;
-      row.positions = positions_;
-      row.own = {table_.data() + r * each, c.context};
-      batch_.rows.push_back(row);
-      batch_.wanted.push_back({r, c.tokens - 1});
-    }
-  }
-  // Another token each time, so that experts are chosen as a text chooses them.
-  void forward(Stream& s) {
-    for (auto& id : ids_) id = (id + 7919) % model_.config().text.vocab;
-    model_.forward(s, arena_, kv_, batch_, {});
-  }
-  // Keys and values that one forward reads.
-  double kv_bytes(const Case& c) const {
-    return static_cast<double>(kv_.shape().block_bytes()) / KvStore::kBlock * c.rows *
-           (c.context + c.tokens);
-  }
-
- private:
-  KvShape shape(DType dtype) const {
-    const TextConfig& t = model_.config().text;
-    return {t.layers, t.kv_heads, t.head_dim, dtype};
-  }
-  static int blocks(const Case& c) { return c.rows * ((c.context + c.tokens + 15) / 16); }
-
-  const Model& model_;
-  KvStore kv_;
-  Arena arena_;
-  std::vector<std::int32_t> ids_, table_;
-  std::vector<Position> positions_;
-  Batch batch_;
 };
 
 // w4: text layers in INT4, all else as in bf16.
@@ -113,14 +40,13 @@ void run(Report& report, Stream& s, NamedModel shape, WeightFormat format) {
   if (cases.empty()) return;
   const auto model = random_model(shape.config, {dtype, s.threads()});
   const TextConfig& t = shape.config.text;
-  const double head = static_cast<double>(t.vocab) * t.hidden;
   report.calibrate(title);
   for (const auto& [name, c] : cases) {
     Setup setup(*model, dtype, c);
     Row r{.name = name, .time = measure(report.repeats(), [&] { setup.forward(s); })};
     r.bytes = static_cast<double>(model->weight_bytes()) + setup.kv_bytes(c);
     r.bytes -= unread_bytes(t, format);
-    r.flops = 2.0 * c.rows * (c.tokens * layer_weights(t) + head);
+    r.flops = flops_of(t, c.rows * c.tokens, c.rows);
     const double tokens = c.rows * c.tokens / r.time.median;
     report.add(std::move(r));
     std::printf("%-40s %11.1f tokens/s\n", "", tokens);

@@ -12,12 +12,14 @@ using namespace dream_r::bench;
 namespace {
 
 std::shared_ptr<const Model> make_model(const std::string& name, const std::string& format,
-                                        int layers, int vocab, std::uint32_t seed) {
+                                        const std::string& device, int layers, int vocab,
+                                        std::uint32_t seed) {
   ModelConfig config = qwen_model(name);
   if (layers > 0) config.text.layers = std::min(layers, config.text.layers);
   if (vocab > 0) config.text.vocab = std::min(vocab, config.text.vocab);
   if (format == "w4") config = quantised(config);
-  const LoadOptions load{DType::bf16, static_cast<int>(std::thread::hardware_concurrency())};
+  const LoadOptions load{DType::bf16, static_cast<int>(std::thread::hardware_concurrency()),
+                         parse_device(device)};
   const auto begin = std::chrono::steady_clock::now();
   auto model = random_model(config, load, seed);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
@@ -85,15 +87,15 @@ class Bench {
   explicit Bench(const RequestOptions& o)
       : options_(o),
         arms_(chosen_arms(o)),
-        target_(make_model(o.target, o.format, o.layers, o.vocab, 1)),
-        draft_(make_model(o.draft, o.draft_format, o.draft_layers, o.vocab, 2)) {}
+        target_(make_model(o.target, o.format, o.device, o.layers, o.vocab, 1)),
+        draft_(make_model(o.draft, o.draft_format, o.draft_device, o.draft_layers, o.vocab, 2)) {}
 
   void run_all() {
     std::printf(
         "%s %s x %d layers, draft %s %s x %d layers, %s; %d requests of %d + %d + %d tokens\n",
         options_.target.c_str(), options_.format.c_str(), target_->config().text.layers,
         options_.draft.c_str(), options_.draft_format.c_str(), draft_->config().text.layers,
-        cpu_isa(), options_.requests, options_.prompt, options_.tokens, options_.answer);
+        where().c_str(), options_.requests, options_.prompt, options_.tokens, options_.answer);
     print_header();
     for (const double p : options_.acceptance) run_at(p);
     if (!options_.json.empty())
@@ -109,6 +111,11 @@ class Bench {
     return make_request(options_, number, target_->config().text.vocab);
   }
 
+  std::string where() const {
+    const Device target = target_->device(), draft = draft_->device();
+    const auto name = [](Device d) { return d.on_cuda() ? d.str() : std::string(cpu_isa()); };
+    return target == draft ? name(target) : name(target) + " and " + name(draft);
+  }
   // The share of the steps of these requests whose verdict is yes.
   double scripted(double p) const {
     double yes = 0, steps = 0;

@@ -12,6 +12,7 @@ namespace dream_r::bench {
 struct RequestOptions {
   std::string target = "2B", draft = "0.6B";
   std::string format = "bf16", draft_format;  // the draft's: the target's, if not named
+  std::string device = "cpu", draft_device;   // the draft's: the target's, if not named
   int layers = 0, draft_layers = 0;           // 0: all
   int vocab = 0;                              // 0: all of it
   int requests = 5, prompt = 128, tokens = 480, answer = 96;
@@ -36,6 +37,7 @@ Every request is run by every method in turn, `ar` (the target alone) among them
 
   --target NAME, --draft NAME   0.6B 2B 4B 8B 32B 30B-A3B 235B-A22B       (2B, 0.6B)
   --format w4|bf16, --draft-format   w4: layers in INT4, head in bf16     (bf16, as the target)
+  --device cpu|cuda|cuda:1, --draft-device                                (cpu, as the target)
   --layers N, --draft-layers N, --vocab N
                                 cut to so many, for a small machine       (all)
   --requests N                  of each method at each p                  (5)
@@ -81,6 +83,7 @@ T number(const std::string& text, const std::string& option) {
 
 inline void check_request_options(RequestOptions& o) {
   if (o.draft_format.empty()) o.draft_format = o.format;
+  if (o.draft_device.empty()) o.draft_device = o.device;
   for (const std::string& f : {o.format, o.draft_format})
     if (f != "w4" && f != "bf16") refuse("format " + f + " is neither w4 nor bf16");
   if (o.requests < 1 || o.prompt < 2 || o.tokens < 1 || o.suffix < 1)
@@ -89,11 +92,11 @@ inline void check_request_options(RequestOptions& o) {
 
 inline RequestOptions parse_request_options(int argc, char** argv) {
   RequestOptions o;
-  const std::map<std::string, std::string*> texts = {{"--target", &o.target},
-                                                     {"--draft", &o.draft},
-                                                     {"--format", &o.format},
-                                                     {"--draft-format", &o.draft_format},
-                                                     {"--json", &o.json}};
+  const std::map<std::string, std::string*> texts = {
+      {"--target", &o.target}, {"--draft", &o.draft},
+      {"--format", &o.format}, {"--draft-format", &o.draft_format},
+      {"--device", &o.device}, {"--draft-device", &o.draft_device},
+      {"--json", &o.json}};
   const std::map<std::string, std::vector<int*>> counts = {{"--layers", {&o.layers}},
                                                            {"--draft-layers", {&o.draft_layers}},
                                                            {"--vocab", {&o.vocab}},

@@ -1,0 +1,112 @@
+// Forwards of true shapes with random weights on a GPU: decoding (by graphs), drafted steps judged
+// in one pass, both in one pass, prefill; then draft and target alone and side by side on their own
+// streams, a snapshot's copy, and how soon a cancelled request ends. Each model is made, measured
+// and dropped in turn.
+#include <thread>
+
+#include "bench_cuda.h"
+#include "forward.h"
+#include "request_arms.h"
+#include "request_report.h"
+#include "runtime/calibrate.h"
+#include "runtime/engine.h"
+
+using namespace dream_r;
+using namespace dream_r::bench;
+
+namespace {
+
+const Case kCases[] = {
+    {"decode", 1, 1, 64},      {"decode", 1, 1, 1024},          {"decode", 1, 1, 8192},
+    {"decode", 1, 1, 32768},   {"decode 4 rows", 4, 1, 1024},   {"decode 16 rows", 16, 1, 1024},
+    {"judge 32", 1, 32, 1024}, {"judge 4 x 150", 1, 600, 1024}, {"prefill 2048", 1, 2048, 0},
+};
+
+std::shared_ptr<const Model> make(const std::string& name, bool w4) {
+  const ModelConfig config = qwen_model(name);
+  const int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return random_model(w4 ? quantised(config) : config, {DType::bf16, threads, cuda_device()});
+}
+
+void forwards(GpuReport& report, const std::string& name, bool w4) {
+  const std::string title = name + (w4 ? " w4" : " bf16");
+  const auto wanted = [&](const Case& c) {
+    return report.wants(title + " " + c.what + " at " + std::to_string(c.context));
+  };
+  if (std::none_of(std::begin(kCases), std::end(kCases), wanted)) return;
+  const auto model = make(name, w4);
+  const TextConfig& t = model->config().text;
+  const double weights = static_cast<double>(model->weight_bytes()) -
+                         unread_bytes(t, w4 ? WeightFormat::w4 : WeightFormat::bf16);
+  report.calibrate(title);
+  for (const Case& c : kCases) {
+    if (!wanted(c)) continue;
+    Setup setup(*model, DType::bf16, c);
+    report.add(title + " " + c.what + " at " + std::to_string(c.context),
+               weights + setup.kv_bytes(c), flops_of(t, c.rows * c.tokens, c.rows),
+               [&] { setup.forward(report.stream()); });
+  }
+}
+
+// The copy that a fork makes before its first write: one block of all layers.
+void snapshot(GpuReport& report, const Model& target) {
+  const KvStore kv(target.kv_shape(), 4, target.device());
+  std::vector<ops::KvLayer> layers;
+  for (int i = 0; i < kv.shape().layers; ++i) layers.push_back({kv.k(i), kv.v(i)});
+  const ops::BlockCopy copy{0, 1};
+  report.add("snapshot: copy of a block of all layers",
+             2.0 * static_cast<double>(kv.shape().block_bytes()), 0,
+             [&] { ops::copy_blocks(report.stream(), layers, std::span(&copy, 1)); });
+}
+
+std::shared_ptr<RequestSpec> endless(const Model& model) {
+  RequestOptions o;
+  o.tokens = 4096, o.answer = 16;
+  return make_request(o, 1, model.config().text.vocab);
+}
+
+// Seconds from cancel() to the request's end, a burst of decoding under way.
+double cancelled_in(Engine& engine, const Model& model) {
+  const RequestId id = engine.submit(endless(model));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  const auto begin = std::chrono::steady_clock::now();
+  engine.cancel(id);
+  while (const auto e = engine.next_event(id, 60))
+    if (e->output.kind == Output::Kind::done) break;
+  while (engine.pool_stats().in_flight > 0) std::this_thread::yield();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void lanes(GpuReport& report, const std::string& target_name, const std::string& draft_name,
+           bool draft_w4) {
+  const std::string title =
+      "lanes " + target_name + " w4, " + draft_name + (draft_w4 ? " w4" : " bf16");
+  if (!report.wants(title)) return;
+  const auto target = make(target_name, true), draft = make(draft_name, draft_w4);
+  report.calibrate(title);
+  snapshot(report, *target);
+  EngineOptions o;
+  o.target_threads = o.draft_threads = 1;
+  const Speeds s = calibrate(*target, *draft, o);
+  std::printf("%s: d %.3f, v %.3f; side by side r_D %.2f, r_T %.2f, together %.2f of one alone\n",
+              title.c_str(), s.draft, s.verify, s.relative_draft, s.relative_target,
+              s.relative_draft + s.relative_target);
+  o.method = Method::ar;
+  o.max_requests = 1, o.max_step_tokens = 4096, o.target_kv_tokens = 16384;
+  Engine engine(target, nullptr, make_vocabulary(2), o);
+  std::vector<double> seconds;
+  for (int i = 0; i < 9; ++i) seconds.push_back(cancelled_in(engine, *target));
+  const auto [median, least, most] = spread(seconds);
+  std::printf("%s: a cancelled request ends in %.2f ms [%.2f, %.2f]\n", title.c_str(), 1e3 * median,
+              1e3 * least, 1e3 * most);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  GpuReport report(parse(argc, argv, "Forwards on a GPU, models with random weights"));
+  for (const bool w4 : {false, true}) forwards(report, "2B", w4);
+  for (const char* name : {"8B", "32B", "30B-A3B"}) forwards(report, name, true);
+  lanes(report, "32B", "2B", false);
+  lanes(report, "32B", "2B", true);
+}
