@@ -90,7 +90,7 @@ struct W4Format {
       w += 16, advance(x, kW4Head);
       for (std::int64_t i = 0; i < lines; ++i, w += 16, advance(x, 8)) {
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) prefetch(w + p * panel_size + kPrefetchBytes / sizeof(Elem));
+        for (int p = 0; p < P; ++p) prefetch(w + p * panel_size + kPrefetchBytesW4 / sizeof(Elem));
         line<R, P>(w, panel_size, x, d);
       }
 #pragma GCC unroll 8

@@ -102,7 +102,7 @@ constexpr int kScoreRows = 4;  // rows of attention that meet a block of keys at
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page.
-constexpr int kPrefetchBytes = 1024;
+constexpr int kPrefetchBytes = 1024, kPrefetchBytesW4 = kPrefetchBytes;
 
 }  // namespace
 }  // namespace dream_r::cpu
