@@ -17,13 +17,15 @@ void pack_rows(Stream& s, const cpu::LinearKernel& kernel, const float* x, std::
                cpu::LinearArgs& a) {
   thread_local std::vector<std::uint64_t> scratch;
   const std::int64_t padded = (k + kernel.x_multiple - 1) / kernel.x_multiple * kernel.x_multiple;
-  a.x_stride = padded * kernel.x_bytes;
+  const std::int64_t heads = kernel.x_head ? k / a.group * kernel.x_head : 0;
+  a.x_stride = (padded + heads) * kernel.x_bytes;
   const auto need = static_cast<std::size_t>(a.rows * a.x_stride + 7) / 8;
   if (scratch.size() < need) scratch.resize(need);
   auto* to = reinterpret_cast<std::byte*>(scratch.data());
   a.x = to;
   s.parallel_for(a.rows, grain_for(5.0 + 0.1 * static_cast<double>(k)), [&](auto begin, auto end) {
-    for (auto t = begin; t < end; ++t) kernel.pack(x + t * k, k, padded, to + t * a.x_stride);
+    for (auto t = begin; t < end; ++t)
+      kernel.pack(x + t * k, {k, padded, a.group}, to + t * a.x_stride);
   });
 }
 

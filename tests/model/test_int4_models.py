@@ -60,8 +60,20 @@ def test_logits_equal_those_of_the_dequantised_model(quantised):
             assert worst(ours, reference.logits(p)) < 1e-4
 
 
+def sums_differ(p: Prompt, reference) -> float:
+    """What the order of f32 sums may change, as a part of the logits' standard deviation. The
+    partial sums of k products grow as a random walk, so their roundings, each of at most u = 2^-24,
+    come to u * sqrt(k / 2) of the result's size at most (root mean square), and those of both
+    orders together to u * sqrt(k). Errors of the linears of all layers (4 attention, 3 MLP; at most
+    5 in a vision layer) add up in squares."""
+    text = reference.config.text_config
+    linears = 7 * text.num_hidden_layers + (5 * reference.vision_layers if p.grids else 0)
+    k = max(shape for t in reference.tensors().values() if t.ndim == 2 for shape in t.shape[1:])
+    return 2.0**-24 * (k * linears) ** 0.5
+
+
 @pytest.mark.skipif(TILES, reason="tiles round what INT4 layers read: DREAM_R_ISA=avx512 runs it")
-def test_every_bit_is_that_of_our_f32_model_with_dequantised_weights(quantised, tmp_path):
+def test_our_f32_model_with_dequantised_weights_differs_by_roundings_of_f32(quantised, tmp_path):
     folder, reference = quantised
     weights = {name: tensor.clone() for name, tensor in reference.tensors().items()}
     save_file(weights, tmp_path / "model.safetensors")
@@ -71,9 +83,12 @@ def test_every_bit_is_that_of_our_f32_model_with_dequantised_weights(quantised, 
     ours, dense = (_core.model.load(str(f), "f32") for f in (folder, tmp_path))
     assert ours.weight_bytes < dense.weight_bytes
     p = reference.prompt("one image")
-    mine, theirs = Runner(ours, p), Runner(dense, p)
-    assert np.array_equal(mine.prefill(), theirs.prefill())
-    assert np.array_equal(mine.decode([5, 17]), theirs.decode([5, 17]))
+    mine, theirs = (
+        np.concatenate([run.prefill(), run.decode([5, 17])])
+        for run in (Runner(ours, p), Runner(dense, p))
+    )
+    rms = np.sqrt(np.mean((mine - theirs) ** 2)) / np.std(theirs)
+    assert rms < sums_differ(p, reference)
 
 
 def test_bf16_around_the_int4_layers(quantised):

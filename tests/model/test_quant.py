@@ -1,5 +1,5 @@
-"""INT4 tensors as checkpoints store them unpack exactly. A w4 linear multiplies f32 activations
-with (q - z) * s in f32; by tiles of AMX bf16 activations with q - z, then with s."""
+"""INT4 tensors as checkpoints store them unpack exactly: rows of the identity meet one weight a
+group, whose sum q - z and product with s are exact in f32, whatever order the linear sums in."""
 
 import importlib.util
 from pathlib import Path

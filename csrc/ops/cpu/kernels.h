@@ -25,14 +25,21 @@ struct LinearArgs {
   std::int64_t panel_begin, panel_end;
 };
 
+// A row of x for `pack`: its elements, padded to a multiple, and those of a group (w4, else 0).
+struct RowShape {
+  std::int64_t k, padded, group;
+};
+
 // A linear kernel and the activations it reads: f32 as they come (`pack` is null), or rows that
 // `pack` rounded to bf16 and padded with zeros to a multiple of `x_multiple` elements of `x_bytes`
 // bytes: 4 for FMA (widened once here and not at every use), 2 for tiles (in the order that the
-// kernel wants).
+// kernel wants). w4 by FMA keeps f32 and puts x_head elements before every group
+// (linear_w4.inl).
 struct LinearKernel {
   void (*run)(const LinearArgs&);
-  void (*pack)(const float* x, std::int64_t k, std::int64_t padded, void* out);
+  void (*pack)(const float* x, const RowShape&, void* out);
   int x_multiple, x_bytes;
+  int x_head;           // elements that `pack` puts before every group
   int tile_rows;        // rows that a register tile takes at most
   double madds_per_ns;  // about, of one core
 };

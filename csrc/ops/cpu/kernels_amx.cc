@@ -50,12 +50,18 @@ DR_INLINE void unpack_step(const std::uint32_t* heads, const std::uint32_t* word
 #include "ops/cpu/linear_tiles_w4.inl"
 }  // namespace
 
-const LinearKernel kAmxLinearBf16 = {
-    linear_tiles<Bf16Tiles, HardwareTiles>, bf16_row, kTileElements, 2, kTwoTiles, kTileMaddsPerNs};
+const LinearKernel kAmxLinearBf16 = {linear_tiles<Bf16Tiles, HardwareTiles>,
+                                     bf16_row,
+                                     kTileElements,
+                                     2,
+                                     0,
+                                     kTwoTiles,
+                                     kTileMaddsPerNs};
 const LinearKernel kAmxLinearW4 = {linear_tiles<W4Tiles, HardwareTiles>,
                                    bf16_row_w4,
                                    kTileElements,
                                    2,
+                                   0,
                                    kTwoTiles,
                                    kTileMaddsPerNs};
 

@@ -9,11 +9,11 @@
 constexpr double kMaddsPerNs = 50;
 
 // x rounded to bf16, kept as f32, padded with zeros.
-static void bf16_values(const float* x, std::int64_t k, std::int64_t padded, void* out) {
+static void bf16_values(const float* x, const RowShape& row, void* out) {
   auto* to = static_cast<float*>(out);
-  for_lanes(k,
+  for_lanes(row.k,
             [&](std::int64_t i, int n) { store_some(to + i, round_bf16(load_some(x + i, n)), n); });
-  for (std::int64_t i = k; i < padded; ++i) to[i] = 0.0f;
+  for (std::int64_t i = row.k; i < row.padded; ++i) to[i] = 0.0f;
 }
 
 // R rows of x: row r at base[r / 4] + r % 4 * stride, so that five registers address twelve rows.
@@ -70,7 +70,7 @@ struct F32Format {
   using Elem = float;
   static constexpr int kRows = kTileRows;
   static constexpr int kK = 1;  // elements of k in a step
-  static constexpr int kGemv = kGemvPanels;
+  static constexpr int kGemv = kGemvPanels, kFew = kFewRows, kWide = kFewPanels;
   struct W {
     V v;
   };
@@ -95,7 +95,7 @@ struct Bf16Format {
   using Elem = std::uint16_t;
   static constexpr int kRows = kTileRowsBf16;
   static constexpr int kK = 2;
-  static constexpr int kGemv = kGemvPanels;
+  static constexpr int kGemv = kGemvPanels, kFew = kFewRows, kWide = kFewPanels;
   using W = Pairs;
   DR_INLINE W w(const Elem* p) { return load_pairs(p); }
   DR_INLINE W pinned(const Elem* p) { return load_pairs(p); }
@@ -173,9 +173,9 @@ static void row_tile(const LinearArgs& a, int rows, std::int64_t row, std::int64
                      std::int64_t end) {
   if (rows == 1)
     for (; panel + F::kGemv <= end; panel += F::kGemv) tile<F, 1, F::kGemv>(a, row, panel);
-  if (rows <= kFewRows)
-    for (; panel + kFewPanels <= end; panel += kFewPanels)
-      tile_of<F, kFewPanels, kFewRows>(a, rows, row, panel);
+  if (rows <= F::kFew)
+    for (; panel + F::kWide <= end; panel += F::kWide)
+      tile_of<F, F::kWide, F::kFew>(a, rows, row, panel);
   for (; panel + kTilePanels <= end; panel += kTilePanels)
     tile_of<F, kTilePanels>(a, rows, row, panel);
   for (; panel < end; ++panel) tile_of<F, 1>(a, rows, row, panel);

@@ -17,11 +17,11 @@ DR_INLINE void unrolled(F&& f) {
   }(std::make_integer_sequence<int, N>{});
 }
 
-// x rounded to bf16, padded with zeros to `padded` elements, a multiple of 32.
-static void bf16_row(const float* x, std::int64_t k, std::int64_t padded, void* out) {
+// x rounded to bf16, padded with zeros to `row.padded` elements, a multiple of 32.
+static void bf16_row(const float* x, const RowShape& row, void* out) {
   auto* to = static_cast<std::uint16_t*>(out);
-  for (std::int64_t i = 0; i < padded; i += 16) {
-    const std::int64_t left = k - i;
+  for (std::int64_t i = 0; i < row.padded; i += 16) {
+    const std::int64_t left = row.k - i;
     const V v = left >= 16 ? load(x + i)
                 : left > 0 ? load(x + i, static_cast<int>(left))
                            : set1(0.0f);

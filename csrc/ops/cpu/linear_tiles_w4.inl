@@ -17,10 +17,10 @@
 constexpr int kStepLines = 4;
 
 // x rounded to bf16, every eight elements in the order of the pairs.
-static void bf16_row_w4(const float* x, std::int64_t k, std::int64_t padded, void* out) {
-  bf16_row(x, k, padded, out);
+static void bf16_row_w4(const float* x, const RowShape& row, void* out) {
+  bf16_row(x, row, out);
   auto* to = static_cast<std::uint16_t*>(out);
-  for (std::int64_t i = 0; i < padded; i += 8) {
+  for (std::int64_t i = 0; i < row.padded; i += 8) {
     std::uint16_t in_order[8];
     __builtin_memcpy(in_order, to + i, 16);
     for (int j = 0; j < 8; ++j) to[i + j] = in_order[j / 2 + j % 2 * 4];

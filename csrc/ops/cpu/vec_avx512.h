@@ -79,11 +79,12 @@ struct Words {
   __m512i v;
 };
 DR_INLINE Words load_words(const std::uint32_t* p) { return {_mm512_loadu_si512(p)}; }
-// Nibble J of each word, 0 to 15. The permutation looks at the low four bits of an index alone.
+// Nibble J of each word, 0 to 15, times 2^(4 J); nibble 7, which would meet the sign, as it is.
 template <int J>
-DR_INLINE V nibble(Words w) {
-  const __m512 value = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  return {_mm512_permutexvar_ps(_mm512_srli_epi32(w.v, 4 * J), value)};
+DR_INLINE V placed_nibble(Words w) {
+  const __m512i one = J < 7 ? _mm512_and_si512(w.v, _mm512_set1_epi32(15 << 4 * (J % 7)))
+                            : _mm512_srli_epi32(w.v, 28);
+  return {_mm512_cvtepi32_ps(one)};
 }
 // The words as floats, their low nibble taken as zero.
 DR_INLINE V above_nibble(Words w) {
@@ -93,15 +94,15 @@ DR_INLINE V above_nibble(Words w) {
 // Register tiles of the linear kernels: up to kTileRows rows by two panels or kFewRows rows by four
 // keep accumulators, widened weights and a broadcast within 32 registers.
 constexpr int kTileRows = 12, kTilePanels = 2, kFewRows = 6, kFewPanels = 4, kGemvPanels = 8;
-// The same of one row in w4, where each panel also holds a scale and an offset.
-constexpr int kGemvPanelsW4 = 4;
+// The same of w4: three instructions a weight of one row, so four panels fill the ports.
+constexpr int kGemvPanelsW4 = 4, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanels;
 
 constexpr int kTileRowsBf16 = kTileRows;
 constexpr int kScoreRows = 4;  // rows of attention that meet a block of keys at once
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page.
-constexpr int kPrefetchBytes = 1024;
+constexpr int kPrefetchBytes = 1024, kPrefetchBytesW4 = kPrefetchBytes;
 
 }  // namespace
 }  // namespace dream_r::cpu

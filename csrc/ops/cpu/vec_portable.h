@@ -110,23 +110,24 @@ DR_INLINE Words load_words(const std::uint32_t* p) {
   __builtin_memcpy(&w.v, p, 64);
   return w;
 }
-// Nibble J of each word, 0 to 15.
+// Nibble J of each word, 0 to 15, times 2^(4 J); nibble 7, which would meet the sign, as it is.
 template <int J>
-DR_INLINE V nibble(Words w) {
-  return {__builtin_convertvector((I16)(w.v >> (4 * J) & 15u), F16)};
+DR_INLINE V placed_nibble(Words w) {
+  const U16 one = J < 7 ? w.v & (15u << 4 * (J % 7)) : w.v >> 28;
+  return {__builtin_convertvector((I16)one, F16)};
 }
 // The words as floats, their low nibble taken as zero.
 DR_INLINE V above_nibble(Words w) { return {(F16)(w.v & ~15u)}; }
 
 constexpr int kTileRows = 2, kTilePanels = 1, kFewRows = 1, kFewPanels = 2, kGemvPanels = 2;
-constexpr int kGemvPanelsW4 = 2;
+constexpr int kGemvPanelsW4 = 2, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanels;
 
 constexpr int kTileRowsBf16 = kTileRows;
 constexpr int kScoreRows = 2;  // rows of attention that meet a block of keys at once
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page.
-constexpr int kPrefetchBytes = 1024;
+constexpr int kPrefetchBytes = 1024, kPrefetchBytesW4 = kPrefetchBytes;
 
 }  // namespace
 }  // namespace dream_r::cpu

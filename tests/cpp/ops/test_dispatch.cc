@@ -45,11 +45,11 @@ std::vector<float> packed(const cpu::LinearKernel& kernel, const std::vector<flo
   const std::int64_t padded = (k + kernel.x_multiple - 1) / kernel.x_multiple * kernel.x_multiple;
   std::vector<float> out(static_cast<std::size_t>(padded), NAN);
   if (kernel.x_bytes == 4) {
-    kernel.pack(x.data(), k, padded, out.data());
+    kernel.pack(x.data(), {k, padded, 0}, out.data());
     return out;
   }
   std::vector<bf16> half(out.size());
-  kernel.pack(x.data(), k, padded, half.data());
+  kernel.pack(x.data(), {k, padded, 0}, half.data());
   for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(half[i]);
   return out;
 }

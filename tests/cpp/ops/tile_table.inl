@@ -32,8 +32,8 @@ const dream_r::cpu::Kernels& dream_r::test::DR_MODEL() {
   static const cpu::Kernels table =
       cpu::with_linear(cpu::DR_BASE, DR_NAME,
                        {cpu::linear_tiles<cpu::Bf16Tiles, ModelTiles>, cpu::bf16_row,
-                        cpu::kTileElements, 2, cpu::kTwoTiles, cpu::kTileMaddsPerNs},
+                        cpu::kTileElements, 2, 0, cpu::kTwoTiles, cpu::kTileMaddsPerNs},
                        {cpu::linear_tiles<cpu::W4Tiles, ModelTiles>, cpu::bf16_row_w4,
-                        cpu::kTileElements, 2, cpu::kTwoTiles, cpu::kTileMaddsPerNs});
+                        cpu::kTileElements, 2, 0, cpu::kTwoTiles, cpu::kTileMaddsPerNs});
   return table;
 }
