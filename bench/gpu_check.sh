@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in one command, without network and in less than 8 minutes: builds with nvcc,
-# tests the ops on the device, plainly and under compute-sanitizer, and times them. Every part has a
+# tests ops, models and the engine on the device, the ops under compute-sanitizer too, and times
+# kernels, forwards and whole requests. Every part has a
 # time limit and goes on when the one before it failed; the end says what did. Logs, JSON and
 # summary.txt go to one folder.
 #
@@ -61,13 +62,13 @@ PY
 export LD_LIBRARY_PATH=${library:+$library:}${LD_LIBRARY_PATH:-}
 [ -n "$library" ] || echo "cuBLASLt not found among Python's packages: our own kernels take the products of many rows"
 
-benches=(bench_linear_cuda bench_attention_cuda bench_small_cuda)
+benches=(bench_linear_cuda bench_attention_cuda bench_small_cuda bench_forward_cuda bench_request)
 generator=()
 command -v ninja >/dev/null && generator=(-G Ninja)
 build() {
   cmake -S . -B build/cuda "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DDREAM_R_CUDA=ON \
     -DDREAM_R_CUDA_ARCHITECTURES=$arch -DDREAM_R_PYTHON=OFF -DDREAM_R_TESTS=ON -DDREAM_R_BENCH=ON &&
-    cmake --build build/cuda -j "$(nproc)" --target test_core test_ops test_kv "${benches[@]}"
+    cmake --build build/cuda -j "$(nproc)" --target test_core test_ops test_kv test_model test_runtime "${benches[@]}"
 }
 export -f build
 export arch
@@ -81,6 +82,8 @@ export DREAM_R_TEST_DEVICE=cuda  # the CPU's share of these tests needs no GPU
 check test_core 20 build/cuda/test_core
 check test_kv 20 build/cuda/test_kv
 check test_ops 60 build/cuda/test_ops
+check test_model 30 build/cuda/test_model -tc='device*'
+check test_runtime 40 build/cuda/test_runtime -tc='device*'
 
 # Short cases of every family of kernels, the four tools side by side: their time is mostly the host's.
 if command -v compute-sanitizer >/dev/null; then
@@ -96,6 +99,11 @@ else
   say sanitizers "SKIPPED, compute-sanitizer is not installed: memory and races stay unchecked"
 fi
 
+check bench_forward 100 build/cuda/bench_forward_cuda --json "$out/forward.json"
+# A short table; without --acceptance and --methods it is the whole one, some ten minutes.
+check bench_request 80 build/cuda/bench_request --device cuda --target 32B --format w4 --draft 2B --draft-format bf16 \
+  --requests 2 --tokens 240 --answer 48 --acceptance 0.2,0.635,0.95 --methods specreason,fpsr:auto:fused \
+  --json "$out/request.json"
 check bench_small 20 build/cuda/bench_small_cuda --json "$out/small.json"
 check bench_attention 50 build/cuda/bench_attention_cuda --json "$out/attention.json"
 check bench_linear 90 build/cuda/bench_linear_cuda --json "$out/linear.json"
