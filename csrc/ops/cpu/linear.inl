@@ -68,7 +68,7 @@ DR_INLINE void sum_steps(const LinearArgs& a, const typename F::Elem* w, RowsOf<
 
 struct F32Format {
   using Elem = float;
-  static constexpr int kRows = kTileRows;
+  static constexpr int kRows = kTileRows, kFew = kFewRows, kFewWide = kFewPanels;
   static constexpr int kK = 1;  // elements of k in a step
   static constexpr int kGemv = kGemvPanels;
   struct W {
@@ -93,7 +93,7 @@ struct F32Format {
 
 struct Bf16Format {
   using Elem = std::uint16_t;
-  static constexpr int kRows = kTileRowsBf16;
+  static constexpr int kRows = kTileRowsBf16, kFew = kFewRowsBf16, kFewWide = kFewPanelsBf16;
   static constexpr int kK = 2;
   static constexpr int kGemv = kGemvPanels;
   using W = Pairs;
@@ -116,7 +116,30 @@ struct Bf16Format {
   }
   template <int R, int P>
   DR_INLINE void sum(const LinearArgs& a, const Elem* w, const RowsOf<R>& x, V (*acc)[P]) {
-    sum_steps<Bf16Format, R, P>(a, w, x, acc);
+    if constexpr (kPairsInTurn && R > 1)
+      sum_in_turn<R, P>(a, w, x, acc);
+    else
+      sum_steps<Bf16Format, R, P>(a, w, x, acc);
+  }
+  // Reads a step twice, for its even and for its odd elements: one widened vector a panel at a time
+  // leaves the registers to the sums, of which FMA needs more than its latency to stay busy.
+  template <int R, int P>
+  DR_INLINE void sum_in_turn(const LinearArgs& a, const Elem* w, RowsOf<R> x, V (*acc)[P]) {
+    const std::int64_t panel_size = a.steps * 32;
+    for (std::int64_t s = 0; s < a.steps; ++s, w += 32, advance(x, kK)) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) {
+          const V wv = half_of_pairs(w + p * panel_size, half);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) acc[r][p] = fma(wv, element(x, r, half), acc[r][p]);
+        }
+        asm("" : "+r"(w));  // else both halves come from one load, which would have to be kept
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) prefetch(w + p * panel_size + kPrefetchBytes / sizeof(Elem));
+    }
   }
 };
 
@@ -173,9 +196,9 @@ static void row_tile(const LinearArgs& a, int rows, std::int64_t row, std::int64
                      std::int64_t end) {
   if (rows == 1)
     for (; panel + F::kGemv <= end; panel += F::kGemv) tile<F, 1, F::kGemv>(a, row, panel);
-  if (rows <= kFewRows)
-    for (; panel + kFewPanels <= end; panel += kFewPanels)
-      tile_of<F, kFewPanels, kFewRows>(a, rows, row, panel);
+  if (rows <= F::kFew)
+    for (; panel + F::kFewWide <= end; panel += F::kFewWide)
+      tile_of<F, F::kFewWide, F::kFew>(a, rows, row, panel);
   for (; panel + kTilePanels <= end; panel += kTilePanels)
     tile_of<F, kTilePanels>(a, rows, row, panel);
   for (; panel < end; ++panel) tile_of<F, 1>(a, rows, row, panel);

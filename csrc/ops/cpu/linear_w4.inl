@@ -9,7 +9,7 @@
 
 struct W4Format {
   using Elem = std::uint32_t;
-  static constexpr int kRows = kTileRows;
+  static constexpr int kRows = kTileRows, kFew = kFewRows, kFewWide = kFewPanels;
   static constexpr int kK = 1;  // a step is one line
   static constexpr int kGemv = kGemvPanelsW4;
 
