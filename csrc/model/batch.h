@@ -51,6 +51,11 @@ struct Batch {
 // Row i belongs to wanted[i]; views into the lane's arena, valid until its next forward.
 struct ForwardResult {
   std::vector<std::span<float>> logits;  // [vocab] or [keywords]
+  // Of all tokens, where the last layer stops being anyone's business but their own: what
+  // Model::late_logits reads. Undefined where no logits were wanted, or where features of a picture
+  // are added after the last layer.
+  Tensor residual, attended;
+  std::vector<std::int64_t> first;  // per row of the batch: its first token in these
 };
 
 }  // namespace dream_r

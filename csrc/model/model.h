@@ -24,6 +24,11 @@ class Model {
   // `keywords` is the small head made by keyword_head(); undefined when none is wanted.
   virtual ForwardResult forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
                                 const LinearWeight& keywords) const = 0;
+  // Logits over the whole vocabulary of tokens of that last forward which nobody had wanted, row by
+  // row as the forward would have given them; empty where they can no longer be had.
+  virtual std::vector<std::span<float>> late_logits(Stream& stream, Arena& arena, KvStore& kv,
+                                                    const ForwardResult& result,
+                                                    std::span<const LogitsWanted> wanted) const = 0;
   // The vision tower. patches: f32 [N, channels * temporal * patch * patch] as the image processor
   // orders them; grid: per image (t, h, w) in patches.
   virtual ImageFeatures encode_images(Stream& stream, const Tensor& patches,

@@ -47,13 +47,13 @@ class Planner {
   Plan make() {
     for (const BatchRow& row : batch_.rows) {
       check_row(row, kv_, config_);
-      first_.push_back(plan_.tokens);
+      plan_.first.push_back(plan_.tokens);
       plan_.tokens += static_cast<std::int64_t>(row.tokens.size());
     }
     plan_.ids = arena_.take({plan_.tokens}, DType::i32);
     plan_.positions = arena_.take({plan_.tokens, 3}, DType::i32);
     plan_.slots = arena_.take({plan_.tokens}, DType::i32);
-    for (std::size_t r = 0; r < batch_.rows.size(); ++r) add_row(batch_.rows[r], first_[r]);
+    for (std::size_t r = 0; r < batch_.rows.size(); ++r) add_row(batch_.rows[r], plan_.first[r]);
     add_wanted();
     return std::move(plan_);
   }
@@ -115,7 +115,7 @@ class Planner {
     std::int64_t full = 0, keywords = plan_.full;
     for (const LogitsWanted& w : batch_.wanted) {
       std::int64_t& at = w.keywords ? keywords : full;
-      token[at] = static_cast<std::int32_t>(first_[w.row] + w.token);
+      token[at] = static_cast<std::int32_t>(plan_.first[w.row] + w.token);
       plan_.logit_row.push_back(static_cast<std::int32_t>(at++));
     }
   }
@@ -124,7 +124,6 @@ class Planner {
   const KvStore& kv_;
   const Batch& batch_;
   const ModelConfig& config_;
-  std::vector<std::int64_t> first_;
   Plan plan_;
 };
 

@@ -25,6 +25,7 @@ struct Plan {
   Tensor positions;  // i32 [tokens, 3]
   Tensor slots;      // i32 [tokens]
   std::vector<ops::AttentionRow> rows;
+  std::vector<std::int64_t> first;  // per row of the batch: its first token
   std::vector<VisualSpan> visuals;
   Tensor wanted;                        // i32 [full + keywords] tokens; the full rows come first
   std::vector<std::int32_t> logit_row;  // per Batch::wanted: its place in `wanted`

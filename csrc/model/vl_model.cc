@@ -29,7 +29,10 @@ ForwardResult VlModel::forward(Stream& stream, Arena& arena, KvStore& kv, const 
   DR_CHECK(plan.keywords == 0 || keywords.defined()) << "keyword logits without a keyword head";
   ForwardResult result;
   if (plan.tokens == 0) return result;
-  const Tensor hidden = TextPass(stream, arena, kv, config_.text, plan).run(text_, inv_freq_);
+  TextPass pass(stream, arena, kv, config_.text, plan);
+  const Tensor hidden = pass.run(text_, inv_freq_);
+  result.residual = pass.residual(), result.attended = pass.attended();
+  result.first = plan.first;
   Tensor full, few;
   if (plan.full > 0) {
     full = arena.take({plan.full, config_.text.vocab}, DType::f32);
@@ -46,6 +49,27 @@ ForwardResult VlModel::forward(Stream& stream, Arena& arena, KvStore& kv, const 
     result.logits.emplace_back(from.f32() + at * width, static_cast<std::size_t>(width));
   }
   return result;
+}
+
+std::vector<std::span<float>> VlModel::late_logits(Stream& stream, Arena& arena, KvStore& kv,
+                                                   const ForwardResult& result,
+                                                   std::span<const LogitsWanted> wanted) const {
+  std::vector<std::span<float>> rows;
+  if (!result.residual.defined() || wanted.empty()) return rows;
+  const auto n = static_cast<std::int64_t>(wanted.size()), vocab = std::int64_t{config_.text.vocab};
+  Tensor tokens = arena.take({n}, DType::i32);
+  auto* token = tokens.data<std::int32_t>();
+  for (const LogitsWanted& w : wanted)
+    *token++ =
+        static_cast<std::int32_t>(result.first.at(static_cast<std::size_t>(w.row))) + w.token;
+  const Plan none;
+  TextPass pass(stream, arena, kv, config_.text, none);
+  const Tensor hidden = pass.finish(text_, result.residual, result.attended, tokens);
+  Tensor logits = arena.take({n, vocab}, DType::f32);
+  ops::linear(stream, hidden, text_.head, logits);
+  for (std::int64_t i = 0; i < n; ++i)
+    rows.emplace_back(logits.f32() + i * vocab, static_cast<std::size_t>(vocab));
+  return rows;
 }
 
 ImageFeatures VlModel::encode_images(Stream& stream, const Tensor& patches,

@@ -1,6 +1,7 @@
 #pragma once
 // What a lane does with one Work, forward by forward: plan() adds its rows to the batch, take()
 // reads its logits. Lives on the lane's thread.
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -21,6 +22,10 @@ struct BurstContext {
   Stream& stream;
 };
 
+// Model::late_logits of the forward whose logits are being taken.
+using LateLogits =
+    std::function<std::vector<std::span<float>>(std::span<const LogitsWanted> wanted)>;
+
 class Burst {
  public:
   Burst(WorkPtr work, const BurstContext& context);
@@ -30,7 +35,7 @@ class Burst {
   bool finished() const { return finished_; }
   virtual void plan(Batch& batch) = 0;
   // Logits of what plan() wanted, in that order; may be modified.
-  virtual void take(std::span<const std::span<float>> logits) = 0;
+  virtual void take(std::span<const std::span<float>> logits, const LateLogits& late) = 0;
 
  protected:
   // Positions of cache entries [begin, end) of this request's sequence.

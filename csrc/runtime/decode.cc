@@ -9,7 +9,10 @@ class Decode : public Burst {
  public:
   Decode(WorkPtr work, const BurstContext& context)
       : Burst(std::move(work), context), scanner_(context.vocabulary), pending_(work_->feed) {
-    for (std::int32_t token : work_->head) append(token);
+    for (std::int32_t token : work_->head) {
+      pending_.clear();  // read, all but the last
+      append(token);
+    }
   }
 
   void plan(Batch& batch) override {
@@ -24,7 +27,7 @@ class Decode : public Burst {
                             static_cast<std::int32_t>(pending_.size()) - 1, false});
   }
 
-  void take(std::span<const std::span<float>> logits) override {
+  void take(std::span<const std::span<float>> logits, const LateLogits&) override {
     written_ += static_cast<std::int32_t>(pending_.size());
     pending_.clear();
     const auto chosen = static_cast<std::int32_t>(work_->tokens.size() - work_->head.size());

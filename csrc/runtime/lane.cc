@@ -98,9 +98,12 @@ void Lane::forward() {
   arena_.reset();
   const ForwardResult result = model_->forward(stream_, arena_, *kv_, batch_, keywords_);
   const double seconds = clock_.now() - begin;
+  const LateLogits late = [&](std::span<const LogitsWanted> wanted) {
+    return model_->late_logits(stream_, arena_, *kv_, result, wanted);
+  };
   std::size_t at = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
-    active_[i]->take(std::span(result.logits).subspan(at, wanted_end[i] - at));
+    active_[i]->take(std::span(result.logits).subspan(at, wanted_end[i] - at), late);
     at = wanted_end[i];
     ++active_[i]->work().forwards;
     active_[i]->work().seconds += seconds;

@@ -35,7 +35,7 @@ class Prefill : public Burst {
       batch.wanted.push_back({static_cast<std::int32_t>(batch.rows.size()) - 1, take_ - 1, false});
   }
 
-  void take(std::span<const std::span<float>> logits) override {
+  void take(std::span<const std::span<float>> logits, const LateLogits&) override {
     fed_ += take_;
     written_ += take_;
     work_->written = written_;

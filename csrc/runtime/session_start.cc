@@ -1,5 +1,6 @@
 // Starting work: what may run now, on which branch of the cache.
 #include <algorithm>
+#include <utility>
 
 #include "runtime/session.h"
 
@@ -57,8 +58,11 @@ void Session::start_prefill(Role role) {
 
 bool Session::start_own() {
   auto work = make_work(Role::target, WorkKind::decode, steps_);
-  KvSequence kv = target_.kv.fork();
-  feed_target(*work, kv);
+  const bool begun = !begun_.empty();
+  KvSequence kv = begun ? std::exchange(begun_kv_, {}) : target_.kv.fork();
+  work->head = std::exchange(begun_, {});
+  work->first_token = static_cast<std::int32_t>(work->head.size());
+  if (!begun) feed_target(*work, kv);
   work->limit = std::min(options_.max_step_tokens, budget_left());
   const auto room = static_cast<std::int32_t>(work->feed.size()) + work->limit;
   if (!reserve(Role::target, kv, room, /*essential=*/true, work.get())) return false;
@@ -94,6 +98,8 @@ void Session::start_verify() {
   const bool at_trunk = first == window_.begin();
   KvSequence kv = at_trunk ? target_.kv.fork() : std::prev(first)->target_kv.fork();
   if (at_trunk) work->feed = unread(kv, Role::target);
+  const auto chosen = at_trunk ? target_.next_token : std::prev(first)->next_token;
+  if (work->feed.empty()) work->head = {chosen};
   auto room = static_cast<std::int32_t>(work->feed.size());
   std::vector<KvSequence> scratch;
   const auto& suffix = options_.judge == Judge::cpn ? vocabulary_.suffix : vocabulary_.digit_suffix;

@@ -25,12 +25,14 @@ class Verify : public Burst {
         judge_(context.options.judge),
         suffix_(judge_ == Judge::cpn ? context.vocabulary.suffix : context.vocabulary.digit_suffix),
         whole_row_(judge_ == Judge::digit_greedy || context.options.min_mass > 0),
+        corrects_(context.options.method == Method::fpsr),
         tokens_(work_->feed) {
     for (const Judgement& j : work_->judged)
       tokens_.insert(tokens_.end(), j.tokens.begin(), j.tokens.end());
   }
 
   void plan(Batch& batch) override {
+    first_row_ = static_cast<std::int32_t>(batch.rows.size());
     const auto begin = written_;
     const auto size = static_cast<std::int32_t>(tokens_.size());
     const auto suffix = static_cast<std::int32_t>(suffix_.size());
@@ -40,31 +42,59 @@ class Verify : public Burst {
     steps.tokens = tokens_;
     steps.positions = positions_;
     steps.own = own();
-    const auto row = static_cast<std::int32_t>(batch.rows.size());
     batch.rows.push_back(steps);
     auto end = static_cast<std::int32_t>(work_->feed.size());
     for (const Judgement& j : work_->judged) {
       end += static_cast<std::int32_t>(j.tokens.size());
-      batch.wanted.push_back({row, end - 1, false});
+      batch.wanted.push_back({first_row_, end - 1, false});
       plan_suffix(batch, j, begin + end);
     }
     written_ += size;
   }
 
-  void take(std::span<const std::span<float>> logits) override {
+  void take(std::span<const std::span<float>> logits, const LateLogits& late) override {
     std::size_t next = 0;
     std::int32_t step = work_->step;
+    auto begin = static_cast<std::int32_t>(work_->feed.size());
+    std::vector<std::int32_t> chosen = work_->head;  // the target's first token of the step
+    bool rejected = false;
     for (Judgement& j : work_->judged) {
+      const auto before = seen_.size();
       if (work_->spec->has_penalties()) seen_.insert(seen_.end(), j.tokens.begin(), j.tokens.end());
       j.next_token = sample(logits[next++], ++step, 0);
       const auto keywords = logits[next++];
       judge(j, keywords, whole_row_ ? logits[next++] : std::span<float>());
+      if (corrects_ && !rejected && !says_yes(context_.options, j)) {
+        rejected = true;  // what was drafted after it is not the target's business any more
+        seen_.resize(before);
+        j.own = agreed(j, step - 1, begin, std::move(chosen), late);
+      }
+      chosen = {j.next_token};
+      begin += static_cast<std::int32_t>(j.tokens.size());
     }
     work_->written = written_;
     finished_ = true;
   }
 
  private:
+  // The target's own first tokens of a rejected step whose first token is token `begin` of the row:
+  // it would have read the same as long as it chooses the same, under its own random keys.
+  std::vector<std::int32_t> agreed(const Judgement& j, std::int32_t step, std::int32_t begin,
+                                   std::vector<std::int32_t> own, const LateLogits& late) {
+    const bool known = !own.empty();  // the first token, from the pass before
+    std::vector<LogitsWanted> wanted;
+    const auto size = static_cast<std::int32_t>(j.tokens.size());
+    for (std::int32_t i = known ? 1 : 0; i < size; ++i)
+      wanted.push_back({first_row_, begin + i - 1, false});
+    std::size_t next = 0;
+    const auto logits = late(wanted);
+    while (next < logits.size() && (own.empty() || own.back() == j.tokens[own.size() - 1])) {
+      if (work_->spec->has_penalties() && !own.empty()) seen_.push_back(own.back());
+      own.push_back(sample(logits[next++], step, static_cast<std::int32_t>(own.size())));
+    }
+    return own;
+  }
+
   // The suffix follows the step whose cache ends at `end`, in blocks of its own: always discarded.
   void plan_suffix(Batch& batch, const Judgement& j, std::int32_t end) {
     const auto at = positions_.size();
@@ -123,10 +153,18 @@ class Verify : public Burst {
   Judge judge_;
   const std::vector<std::int32_t>& suffix_;
   bool whole_row_;
+  bool corrects_;  // what the target agrees with of a rejected step starts its own
+  std::int32_t first_row_ = 0;
   std::vector<std::int32_t> tokens_;  // everything the row of steps reads
 };
 
 }  // namespace
+
+bool says_yes(const EngineOptions& options, const Judgement& j) {
+  if (!std::isfinite(j.rho) || (options.min_mass > 0 && !(j.mass >= options.min_mass)))
+    return false;
+  return options.judge == Judge::cpn ? j.rho > options.alpha : j.rho >= options.digit_threshold;
+}
 
 std::vector<std::int32_t> keyword_ids(const Vocabulary& v, Judge judge) {
   std::vector<std::int32_t> ids;
