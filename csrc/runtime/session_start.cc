@@ -102,8 +102,9 @@ void Session::start_verify() {
   if (work->feed.empty()) work->head = {chosen};
   auto room = static_cast<std::int32_t>(work->feed.size());
   std::vector<KvSequence> scratch;
+  const auto end = decision(steps_).one_a_pass ? std::next(first) : window_.end();
   const auto& suffix = options_.judge == Judge::cpn ? vocabulary_.suffix : vocabulary_.digit_suffix;
-  for (auto c = first; c != window_.end() && c->state == Candidate::State::waiting; ++c) {
+  for (auto c = first; c != end && c->state == Candidate::State::waiting; ++c) {
     Judgement j;
     j.tokens = c->tokens;
     room += static_cast<std::int32_t>(j.tokens.size());
@@ -115,7 +116,7 @@ void Session::start_verify() {
     work->judged.push_back(std::move(j));
   }
   if (!reserve(Role::target, kv, room, /*essential=*/false, work.get())) return;
-  for (auto c = first; c != window_.end() && c->state == Candidate::State::waiting; ++c)
+  for (auto c = first; c != end && c->state == Candidate::State::waiting; ++c)
     c->state = Candidate::State::judging;
   fill_context(*work);
   verify_work_ = work->id;
@@ -124,7 +125,8 @@ void Session::start_verify() {
 
 bool Session::can_draft() {
   if (correcting_ || end_drafted_ || draft_work_ || !draft_.ready || behind()) return false;
-  if (static_cast<std::int32_t>(window_.size()) >= window_limit_) return false;
+  const auto most = decision(steps_).one_a_pass ? std::min(2, window_limit_) : window_limit_;
+  if (static_cast<std::int32_t>(window_.size()) >= most) return false;
   if (speculative_tokens() >= budget_left() || draft_room() <= 0) return false;
   return decision(steps_ + static_cast<std::int32_t>(window_.size())).mode != Mode::off;
 }
@@ -178,8 +180,9 @@ Decision Session::decision(std::int32_t step) {
     // Measured speeds may choose when the target writes, but not whether the draft does.
     constexpr Speeds kGiven{0.2, 0.2, 0.5, 0.5};
     d = policy_.decide(own.steps, own, kGiven);
-    const Mode measured = policy_.decide(own.steps, own, host_.speeds()).mode;
-    if (d.mode != Mode::off && measured != Mode::off) d.mode = measured;
+    const Decision measured = policy_.decide(own.steps, own, host_.speeds());
+    if (d.mode != Mode::off && measured.mode != Mode::off) d.mode = measured.mode;
+    d.one_a_pass = measured.one_a_pass;
   } else {
     const Estimates& all = host_.estimates();
     d = policy_.decide(all.steps + step - steps_, all, host_.speeds());

@@ -46,6 +46,8 @@ Decision FpsrPolicy::decide(std::int64_t step, const Estimates& e, const Speeds&
       d.mode = Mode::off;
       break;
   }
+  // Judged with the one before it, a step is for nothing where that one is rejected.
+  d.one_a_pass = s.verify_more > e.acceptance;
   // A draft that never ends a step is cut at about twice the mean accepted length.
   d.draft_limit = options_.max_step_tokens;
   if (e.whole >= kTrust)
