@@ -58,6 +58,7 @@ void Session::start_prefill(Role role) {
 
 bool Session::start_own() {
   auto work = make_work(Role::target, WorkKind::decode, steps_);
+  work->rewrites = correcting_;
   const bool begun = !begun_.empty();
   KvSequence kv = begun ? std::exchange(begun_kv_, {}) : target_.kv.fork();
   work->head = std::exchange(begun_, {});

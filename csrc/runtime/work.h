@@ -39,6 +39,7 @@ struct Work {
   RequestId request = 0;
   Role role = Role::target;  // translate: whose tokens `feed` are
   WorkKind kind = WorkKind::decode;
+  bool rewrites = false;         // decode: in place of a step that was rejected
   bool answer = false;           // decode: the answer, which ends at EOS alone
   std::int32_t step = 0;         // of the first token written or judged: part of the random key
   std::int32_t first_token = 0;  // decode: index in its step of the first token it samples

@@ -14,19 +14,20 @@ constexpr std::int64_t kProbeEvery = 32;
 constexpr std::int64_t kTrust = 4;      // verdicts, or steps, before a mean of them is believed
 constexpr std::int32_t kShortest = 32;  // tokens: no cap is below this
 
-// Time per step in units of the target's own (method, section 5) is below 1, in turn or beside.
-bool pays(double p, const Speeds& s) {
-  const double in_turn = s.draft + s.verify + (1 - p);
+// Time per step in units of the target's own (method, section 5). In turn, the target goes on from
+// what it agrees with of the rejected step.
+double in_turn(double p, const Speeds& s) { return s.draft + s.verify + (1 - p) * s.rewrite; }
+double beside(double p, const Speeds& s) {
   const double verdict = (s.draft + s.verify) / s.relative_draft;
-  const double beside = verdict + (1 - p) * std::max(0.0, 1 - s.relative_target * verdict);
-  return std::min(in_turn, beside) < 1;
+  return verdict + (1 - p) * std::max(0.0, 1 - s.relative_target * verdict);
 }
 
 Mode choose(std::int64_t step, const Estimates& e, const Speeds& s) {
   const double p = e.acceptance;
-  if (e.verdicts >= kTrust && !pays(p, s) && step % kProbeEvery != 0) return Mode::off;
-  // Running the target beside the draft on one device pays iff r_D + (1 - p) r_T > 1.
-  return s.relative_draft + (1 - p) * s.relative_target > 1 ? Mode::hedged : Mode::sequential;
+  const double turn = in_turn(p, s), side = beside(p, s);
+  if (e.verdicts >= kTrust && std::min(turn, side) >= 1 && step % kProbeEvery != 0)
+    return Mode::off;
+  return side < turn ? Mode::hedged : Mode::sequential;
 }
 }  // namespace
 

@@ -51,7 +51,10 @@ TEST_CASE("fpsr chooses hedged, sequential or off by the closed forms") {
   CHECK(mode(seen(0.1), saturated) == Mode::off);  // d + v = 0.2 >= p
   CHECK(mode(seen(0.3), saturated) == Mode::sequential);
   CHECK(mode(seen(0.3), {0.1, 0.1, 0.9, 0.5}) == Mode::hedged);  // 0.9 + 0.7 * 0.5 > 1
-  CHECK(mode(seen(0.1, 3), saturated) == Mode::sequential);      // too few verdicts to believe
+  // Half of a rejected step need not be written again: in turn 0.2 + 0.7 / 2, beside 0.844.
+  CHECK(mode(seen(0.3), {0.1, 0.1, 0.9, 0.5, 0, 0.5}) == Mode::sequential);
+  CHECK(mode(seen(0.1), {0.1, 0.1, 0.5, 0.5, 0, 0.5}) == Mode::sequential);  // 0.65
+  CHECK(mode(seen(0.1, 3), saturated) == Mode::sequential);  // too few verdicts to believe
   CHECK(policy->decide(96, seen(0.1), saturated).mode == Mode::sequential);  // one step in 32
 }
 
@@ -81,6 +84,8 @@ TEST_CASE("d and v follow the passes that came back") {
   CHECK(meter.speeds().verify == doctest::Approx(2.0 / 16 / 0.5));
   CHECK(meter.speeds().relative_draft == 0.7);
   CHECK(meter.speeds().verify_more == 0.9);
+  meter.add(Pass(Role::target, verify, 1, 1, 1));  // one token: it hardly counts
+  CHECK(meter.speeds().verify == doctest::Approx((2.0 * 15 / 16 + 1) / 16 / 0.5));
   const double before = meter.speeds().verify;
   Pass stopped(Role::target, verify, 1, 100, 16);
   stopped.cancelled = true;
@@ -90,7 +95,15 @@ TEST_CASE("d and v follow the passes that came back") {
   meter.add(failed);
   meter.add(Pass(Role::draft, decode, 0, 0));  // cancelled before its first forward
   meter.add(Pass(Role::target, prefill, 1, 100));
+  Pass again(Role::target, decode, 4, 2);
+  again.rewrites = true, again.tokens.resize(10);
+  meter.add(again);
+  CHECK(meter.speeds().rewrite == doctest::Approx(0.4));
+  Pass late(Role::draft, decode, 1, 100);
+  late.feed.resize(40);  // catches up first
+  meter.add(late);
   CHECK(meter.speeds().verify == before);
+  CHECK(meter.speeds().draft == doctest::Approx(0.1 / 0.5));
   for (int i = 0; i < 200; ++i) meter.add(Pass(Role::draft, decode, 1, 0.4));
   CHECK(meter.speeds().draft == doctest::Approx(0.8).epsilon(1e-3));
 }
