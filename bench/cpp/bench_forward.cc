@@ -11,7 +11,8 @@ namespace {
 
 const Case kCases[] = {
     {"decode", 1, 1, 64},         {"decode", 1, 1, 1024},       {"decode 2 rows", 2, 1, 256},
-    {"decode 4 rows", 4, 1, 256}, {"decode 8 rows", 8, 1, 256}, {"verify 40", 1, 40, 256},
+    {"decode 4 rows", 4, 1, 256}, {"decode 8 rows", 8, 1, 256}, {"verify 12", 1, 12, 256},
+    {"verify 16", 1, 16, 256},    {"verify 17", 1, 17, 256},    {"verify 40", 1, 40, 256},
     {"prefill 32", 1, 32, 256},   {"prefill 64", 1, 64, 256},   {"prefill 256", 1, 256, 256},
 };
 

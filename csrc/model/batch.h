@@ -52,6 +52,11 @@ struct Batch {
 struct ForwardResult {
   Tensor full;      // f32 [n, vocab]: those of the whole vocabulary, in the order of Batch::wanted
   Tensor keywords;  // f32 [m, keywords]: the others, likewise; each undefined where none is wanted
+  // Of all tokens, where the last layer stops being anyone's business but their own: what
+  // Model::late_logits reads. Undefined where no logits were wanted, or where features of a picture
+  // are added after the last layer.
+  Tensor residual, attended;
+  std::vector<std::int64_t> first;  // per row of the batch: its first token in these
 };
 
 }  // namespace dream_r

@@ -28,9 +28,9 @@ Tensor TextPass::take(std::int64_t rows, std::int64_t columns) {
   return arena_.take({rows, columns}, DType::f32);
 }
 
-Tensor TextPass::wanted_rows(const Tensor& x) {
-  Tensor out = take(plan_.wanted.dim(0), x.dim(1));
-  ops::gather_rows(stream_, x, plan_.wanted, out);
+Tensor TextPass::gathered(const Tensor& x, const Tensor& rows) {
+  Tensor out = take(rows.dim(0), x.dim(1));
+  ops::gather_rows(stream_, x, rows, out);
   return out;
 }
 
@@ -104,9 +104,8 @@ Tensor TextPass::run(const TextWeights& weights, std::span<const float> inv_freq
     if (i == last && wanted == 0) return Tensor();
     attend(i);
     if (i == last && !stacked) {  // from here on a token matters to itself alone
-      x_ = wanted_rows(x_), attended_ = wanted_rows(attended_);
-      normed_ = take(wanted, hidden), delta_ = take(wanted, hidden);
-      gate_up_ = take(wanted, 2 * ffn), act_ = take(wanted, ffn);
+      residual_ = x_, all_attended_ = attended_;
+      return finish(weights, residual_, all_attended_, plan_.wanted);
     }
     mix(layer);
     if (stacked) add_deepstack(i);
@@ -115,8 +114,20 @@ Tensor TextPass::run(const TextWeights& weights, std::span<const float> inv_freq
                         weights.layers[static_cast<std::size_t>(i) + 1].input_norm, config_.rms_eps,
                         normed_);
     else if (stacked)
-      x_ = wanted_rows(x_), delta_ = wanted_rows(delta_), normed_ = take(wanted, hidden);
+      x_ = gathered(x_, plan_.wanted), delta_ = gathered(delta_, plan_.wanted);
   }
+  normed_ = take(wanted, hidden);
+  ops::add_rms_norm(stream_, x_, delta_, weights.norm, config_.rms_eps, normed_);
+  return normed_;
+}
+
+Tensor TextPass::finish(const TextWeights& weights, const Tensor& residual, const Tensor& attended,
+                        const Tensor& wanted) {
+  const std::int64_t n = wanted.dim(0), hidden = config_.hidden, ffn = config_.ffn;
+  x_ = gathered(residual, wanted), attended_ = gathered(attended, wanted);
+  normed_ = take(n, hidden), delta_ = take(n, hidden);
+  gate_up_ = take(n, 2 * ffn), act_ = take(n, ffn);
+  mix(weights.layers.back());
   ops::add_rms_norm(stream_, x_, delta_, weights.norm, config_.rms_eps, normed_);
   return normed_;
 }

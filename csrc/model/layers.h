@@ -21,6 +21,13 @@ class TextPass {
   // The final-norm hidden states of the wanted tokens, f32 [wanted, hidden]; undefined when none
   // is.
   Tensor run(const TextWeights& weights, std::span<const float> inv_freq);
+  // What run() makes of its last layer: the tokens `wanted` (i32 [n]) of its residual and of what
+  // it attended, through the rest of that layer and the final norm.
+  Tensor finish(const TextWeights& weights, const Tensor& residual, const Tensor& attended,
+                const Tensor& wanted);
+  // Of all tokens, for finish(); undefined where run() could not use it.
+  const Tensor& residual() const { return residual_; }
+  const Tensor& attended() const { return all_attended_; }
 
  private:
   void embed(const TextWeights& weights);
@@ -30,7 +37,7 @@ class TextPass {
   bool deepstack(int index) const;
   void add_deepstack(int index);
   Tensor feature_rows(const VisualSpan& span, const Tensor& features);
-  Tensor wanted_rows(const Tensor& x);
+  Tensor gathered(const Tensor& x, const Tensor& rows);
   Tensor take(std::int64_t rows, std::int64_t columns);
 
   Stream& stream_;
@@ -44,6 +51,7 @@ class TextPass {
   Tensor qkv_, attended_;  // [rows, (q + 2 kv) * dim], [rows, q * dim]
   Tensor gate_up_, act_;   // [rows, 2 ffn], [rows, ffn]
   Tensor cos_, sin_;       // [tokens, dim / 2]
+  Tensor residual_, all_attended_;
   ExpertPass experts_;
 };
 

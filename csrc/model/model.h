@@ -28,6 +28,10 @@ class Model {
   // device for the next of their kind.
   virtual ForwardResult forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
                                 const LinearWeight& keywords, Graphs* graphs = nullptr) const = 0;
+  // Logits over the whole vocabulary of tokens of that last forward which nobody had wanted, row by
+  // row as the forward would have given them; undefined where they can no longer be had.
+  virtual Tensor late_logits(Stream& stream, Arena& arena, KvStore& kv, const ForwardResult& result,
+                             std::span<const LogitsWanted> wanted) const = 0;
   // The vision tower. patches: f32 [N, channels * temporal * patch * patch] as the image processor
   // orders them, on any device; grid: per image (t, h, w) in patches.
   virtual ImageFeatures encode_images(Stream& stream, const Tensor& patches,

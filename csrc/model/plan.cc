@@ -81,9 +81,10 @@ class Planner {
     ids_ = numbers_.take(plan_.tokens);
     positions_ = numbers_.take(3 * plan_.tokens);
     slots_ = numbers_.take(plan_.tokens);
-    for (std::size_t r = 0; r < batch_.rows.size(); ++r) add_row(batch_.rows[r], first_[r]);
+    for (std::size_t r = 0; r < batch_.rows.size(); ++r) add_row(batch_.rows[r], plan_.first[r]);
     add_wanted();
-    for (std::size_t r = 0; r < batch_.rows.size(); ++r) add_visuals(batch_.rows[r], first_[r]);
+    for (std::size_t r = 0; r < batch_.rows.size(); ++r)
+      add_visuals(batch_.rows[r], plan_.first[r]);
     add_attention();
     plan_.ids = ids_.there, plan_.slots = slots_.there;
     plan_.positions = positions_.there.view({plan_.tokens, 3});
@@ -96,7 +97,7 @@ class Planner {
   std::span<const ops::AttentionRow> list_rows(const KvStore& kv) {
     for (const BatchRow& row : batch_.rows) {
       check_row(row, kv, config_);
-      first_.push_back(plan_.tokens);
+      plan_.first.push_back(plan_.tokens);
       const std::size_t n = row.tokens.size();
       if (n > 0)
         plan_.row_list.push_back({static_cast<std::int32_t>(plan_.tokens),
@@ -156,7 +157,7 @@ class Planner {
     std::int64_t full = 0, keywords = plan_.full;
     for (const LogitsWanted& w : batch_.wanted)
       wanted.host[(w.keywords ? keywords : full)++] =
-          static_cast<std::int32_t>(first_[static_cast<std::size_t>(w.row)] + w.token);
+          static_cast<std::int32_t>(plan_.first[static_cast<std::size_t>(w.row)] + w.token);
     plan_.wanted = wanted.there;
   }
 
@@ -173,8 +174,7 @@ class Planner {
   const Batch& batch_;
   const ModelConfig& config_;
   Plan plan_;
-  std::vector<std::int64_t> first_;  // token of each row
-  std::int64_t visuals_ = 0;         // image tokens
+  std::int64_t visuals_ = 0;  // image tokens
   ops::AttentionUpload rows_;
   Numbers numbers_;
   bool on_cuda_;

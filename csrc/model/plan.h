@@ -21,9 +21,10 @@ struct VisualSpan {
 
 struct Plan {
   std::int64_t tokens = 0;
-  Tensor ids;        // i32 [tokens]
-  Tensor positions;  // i32 [tokens, 3]
-  Tensor slots;      // i32 [tokens]
+  Tensor ids;                       // i32 [tokens]
+  Tensor positions;                 // i32 [tokens, 3]
+  Tensor slots;                     // i32 [tokens]
+  std::vector<std::int64_t> first;  // per row of the batch: its first token
   std::vector<ops::AttentionRow> row_list;
   ops::AttentionRows rows;  // of row_list
   std::vector<VisualSpan> visuals;

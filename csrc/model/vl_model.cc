@@ -35,14 +35,34 @@ ForwardResult VlModel::forward(Stream& stream, Arena& arena, KvStore& kv, const 
 
 ForwardResult VlModel::run(Stream& stream, Arena& arena, KvStore& kv, const Plan& plan,
                            const LinearWeight& keywords) const {
-  const Tensor hidden = TextPass(stream, arena, kv, config_.text, plan).run(text_, inv_freq_);
+  TextPass pass(stream, arena, kv, config_.text, plan);
+  const Tensor hidden = pass.run(text_, inv_freq_);
   const auto logits = [&](const LinearWeight& head, std::int64_t begin, std::int64_t end) {
     if (begin == end) return Tensor();
     Tensor out = arena.take({end - begin, head.n}, DType::f32);
     ops::linear(stream, hidden.rows(begin, end), head, out);
     return out;
   };
-  return {logits(text_.head, 0, plan.full), logits(keywords, plan.full, plan.full + plan.keywords)};
+  return {logits(text_.head, 0, plan.full), logits(keywords, plan.full, plan.full + plan.keywords),
+          pass.residual(), pass.attended(), plan.first};
+}
+
+Tensor VlModel::late_logits(Stream& stream, Arena& arena, KvStore& kv, const ForwardResult& result,
+                            std::span<const LogitsWanted> wanted) const {
+  if (!result.residual.defined() || wanted.empty()) return {};
+  const auto n = static_cast<std::int64_t>(wanted.size());
+  Tensor host = Tensor::empty({n}, DType::i32), tokens = arena.take({n}, DType::i32);
+  auto* token = host.data<std::int32_t>();
+  for (const LogitsWanted& w : wanted)
+    *token++ =
+        static_cast<std::int32_t>(result.first.at(static_cast<std::size_t>(w.row))) + w.token;
+  ops::copy(stream, host, tokens);
+  const Plan none;
+  TextPass pass(stream, arena, kv, config_.text, none);
+  const Tensor hidden = pass.finish(text_, result.residual, result.attended, tokens);
+  Tensor logits = arena.take({n, config_.text.vocab}, DType::f32);
+  ops::linear(stream, hidden, text_.head, logits);
+  return logits;
 }
 
 ImageFeatures VlModel::encode_images(Stream& stream, const Tensor& patches,

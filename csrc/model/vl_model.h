@@ -16,6 +16,8 @@ class VlModel final : public Model {
   const ModelConfig& config() const override { return config_; }
   ForwardResult forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
                         const LinearWeight& keywords, Graphs* graphs) const override;
+  Tensor late_logits(Stream& stream, Arena& arena, KvStore& kv, const ForwardResult& result,
+                     std::span<const LogitsWanted> wanted) const override;
   ImageFeatures encode_images(Stream& stream, const Tensor& patches,
                               std::span<const std::array<std::int32_t, 3>> grid) const override;
   LinearWeight keyword_head(std::span<const std::int32_t> ids) const override;

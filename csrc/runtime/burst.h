@@ -30,7 +30,7 @@ class Burst {
   const WorkPtr& handle() const { return work_; }
   bool finished() const { return finished_; }
   virtual void plan(Pass& pass) = 0;
-  virtual void take(const Pass& pass) = 0;
+  virtual void take(Pass& pass) = 0;
 
  protected:
   // Positions of cache entries [begin, end) of this request's sequence.

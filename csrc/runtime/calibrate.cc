@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kStep = 16;         // tokens of a typical step
 constexpr int kTokens = 4;        // forwards of one token in a sample
-constexpr int kJudged = 24;       // rows of a verify pass: a step and its question
 constexpr int kContext = 400;     // tokens read before: a picture and half a chain of thought
 constexpr int kBlocks = 32;       // of a cache that holds all of this
 constexpr int kSpin = 50;         // microseconds, as a lane's
@@ -109,11 +108,11 @@ double together(Measure measure, Beside beside) {
 // the same lane as the verdict, and how far that own step gets meanwhile, both against running
 // alone.
 void beside_one_another(Bench& target, Bench& draft, double draft_token, double target_token,
-                        double verify, Speeds& s) {
+                        double verify, int rows, Speeds& s) {
   const double draft_beside = together([&] { return draft.median(1); }, [&] { target.forward(1); });
   const double target_beside =
       together([&] { return target.median(1); }, [&] { draft.forward(1); });
-  const double fused = target.median(kJudged + 1);
+  const double fused = target.median(rows + 1);
   // A verdict waits for the pass that is running, half of one on average, then shares its own.
   const double span = kStep * draft_beside + target_beside / 2 + std::max(verify, fused);
   const double alone = kStep * draft_token + verify;
@@ -124,7 +123,8 @@ void beside_one_another(Bench& target, Bench& draft, double draft_token, double 
 
 }  // namespace
 
-Speeds calibrate(const Model& target, const Model& draft, const EngineOptions& options) {
+Speeds calibrate(const Model& target, const Model& draft, int question,
+                 const EngineOptions& options) {
   Speeds s;
   s.draft = static_cast<double>(draft.weight_bytes()) /
             static_cast<double>(std::max<std::size_t>(1, target.weight_bytes()));
@@ -134,12 +134,14 @@ Speeds calibrate(const Model& target, const Model& draft, const EngineOptions& o
   Bench d(draft, options.draft_threads, options.cuda_graphs);
   const auto target_step = [&] { return kStep * t.token(); };
   const double drafted = ratio([&] { return kStep * d.token(); }, target_step);
-  const double judged = ratio([&] { return t.forward(kJudged); }, target_step);
+  const int rows = kStep + question;  // of a verify pass
+  const double judged = ratio([&] { return t.forward(rows); }, target_step);
+  s.verify_more = ratio([&] { return t.forward(2 * rows); }, [&] { return t.forward(rows); }) - 1;
   if (options.race == Race::first) s.draft = drafted, s.verify = judged;
   const double token = t.median(1);
   // Side by side the target keeps the cores that the draft leaves it.
   t.limit(std::max(1, options.target_threads - options.draft_threads));
-  beside_one_another(t, d, drafted * token, token, judged * kStep * token, s);
+  beside_one_another(t, d, drafted * token, token, judged * kStep * token, rows, s);
   return s;
 }
 

@@ -9,6 +9,8 @@ namespace dream_r {
 // how fast that own step then grows, each against running alone: hedging pays iff r_D + (1 - p) r_T
 // > 1. In inline mode nothing runs side by side and nothing is timed: the nominal ratios of weight
 // bytes. With race "verdict" d and v are nominal too, so that no clock decides what is committed.
-Speeds calibrate(const Model& target, const Model& draft, const EngineOptions& options);
+// `question`: tokens of the scoring question.
+Speeds calibrate(const Model& target, const Model& draft, int question,
+                 const EngineOptions& options);
 
 }  // namespace dream_r

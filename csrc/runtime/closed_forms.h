@@ -7,8 +7,10 @@
 
 namespace dream_r {
 
-// Draft, then verify, and only after a "no" the target writes the step.
-inline double step_in_turn(double p, const Speeds& s) { return s.draft + s.verify + (1 - p); }
+// Draft, then verify, and only after a "no" the target writes what it does not agree with.
+inline double step_in_turn(double p, const Speeds& s) {
+  return s.draft + s.verify + (1 - p) * s.rewrite;
+}
 
 // One device: the target writes its own step beside drafting and verifying, all of them slowed.
 inline double step_beside(double p, const Speeds& s) {

@@ -9,7 +9,10 @@ class Decode : public Burst {
  public:
   Decode(WorkPtr work, const BurstContext& context)
       : Burst(std::move(work), context), scanner_(context.vocabulary), pending_(work_->feed) {
-    for (std::int32_t token : work_->head) append(token);
+    for (std::int32_t token : work_->head) {
+      pending_.clear();  // read, all but the last
+      append(token);
+    }
   }
 
   void plan(Pass& pass) override {
@@ -24,7 +27,7 @@ class Decode : public Burst {
                       draw(work_->step, work_->first_token + chosen, seen_.size()));
   }
 
-  void take(const Pass& pass) override {
+  void take(Pass& pass) override {
     written_ += static_cast<std::int32_t>(pending_.size());
     pending_.clear();
     append(pass.drawn(next_));

@@ -65,7 +65,9 @@ Engine::Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model>
              !keyword_ids(vocabulary_, options_.judge).empty())
         << "the scoring question or its keywords are missing";
     if (translation_) translation_->draft.check(draft_->config().text.vocab);
-    speeds_ = calibrate(*target_, *draft_, options_);
+    const auto& question = cpn ? vocabulary_.suffix : vocabulary_.digit_suffix;
+    speeds_ = calibrate(*target_, *draft_, static_cast<int>(question.size()), options_);
+    meter_ = SpeedMeter(speeds_);
     manager_.set_speeds(speeds_);
   }
   make_lanes();
@@ -219,6 +221,11 @@ void Engine::handle(Event& event) {
       break;
     case Event::Kind::done:
       account(*event.work);
+      // With race "verdict" no clock decides what is committed, and inline no run differs.
+      if (draft_ && options_.race == Race::first && !options_.inline_mode) {
+        meter_.add(*event.work);
+        manager_.set_speeds(meter_.speeds());
+      }
       manager_.done(event.work, actions);
       break;
     case Event::Kind::stats: {

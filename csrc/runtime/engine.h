@@ -12,6 +12,7 @@
 #include "core/channel.h"
 #include "runtime/lane.h"
 #include "runtime/manager.h"
+#include "runtime/speed_meter.h"
 #include "runtime/text_lane.h"
 
 namespace dream_r {
@@ -86,7 +87,8 @@ class Engine {
   const Vocabulary vocabulary_;
   const std::optional<Translation> translation_;
   LaneClock clock_;
-  Speeds speeds_;
+  Speeds speeds_;     // as measured at start
+  SpeedMeter meter_;  // the manager thread's
   std::shared_ptr<KvStore> target_kv_, draft_kv_;
   Manager manager_;
   Channel<Event> events_;

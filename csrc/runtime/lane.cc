@@ -22,6 +22,7 @@ Lane::Lane(LaneId id, std::shared_ptr<const Model> model, std::shared_ptr<KvStor
       hand_back_(std::move(hand_back)),
       stream_(Stream::on(model_->device(), threads, kSpinMicroseconds, priority_of(id))),
       arena_(model_->device()),
+      pass_(*model_, stream_, arena_, *kv_, keywords_, options.cuda_graphs ? &graphs_ : nullptr),
       context_{*model_, vocabulary, options, stream_},
       inbox_(options.inline_mode ? 0 : kSpinMicroseconds) {
   clock_.enrol(id, stream_);
@@ -94,7 +95,7 @@ void Lane::forward() {
   clock_.enter(id_);
   pass_.clear();
   for (auto& burst : active_) burst->plan(pass_);
-  pass_.run(*model_, stream_, arena_, *kv_, keywords_, options_.cuda_graphs ? &graphs_ : nullptr);
+  pass_.run();
   const double seconds = clock_.now() - begin;
   for (auto& burst : active_) {
     burst->take(pass_);

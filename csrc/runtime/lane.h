@@ -47,11 +47,11 @@ class Lane {
   Arena arena_;
   Graphs graphs_;
   LinearWeight keywords_;
+  Pass pass_;
   std::vector<ops::KvLayer> layers_;
   BurstContext context_;
   Channel<WorkPtr> inbox_;
   std::vector<std::unique_ptr<Burst>> active_;
-  Pass pass_;
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

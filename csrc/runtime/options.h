@@ -48,6 +48,10 @@ struct Speeds {
   double verify = 0.2;           // v
   double relative_draft = 1.0;   // r_D: the draft's speed while the target decodes beside it
   double relative_target = 1.0;  // r_T
+  // What a further step adds to a verify pass, against a pass of its own: near 0 where a pass is
+  // bound by reading the weights, near 1 where by arithmetic.
+  double verify_more = 0;
+  double rewrite = 1;  // share of a rejected step that the target's own still has to write
 };
 
 }  // namespace dream_r

@@ -1,7 +1,5 @@
 #include "runtime/pass.h"
 
-#include <algorithm>
-
 namespace dream_r {
 
 namespace {
@@ -37,26 +35,38 @@ std::size_t Pass::keywords(std::int32_t row, std::int32_t token) {
   return append(words_, {row, token, true});
 }
 
-void Pass::run(const Model& model, Stream& stream, Arena& arena, KvStore& kv,
-               const LinearWeight& head, Graphs* graphs) {
+void Pass::run() {
   for (const auto* some : {&draws_, &sums_, &words_})
     batch_.wanted.insert(batch_.wanted.end(), some->begin(), some->end());
-  read(model.forward(stream, arena, kv, batch_, head, graphs), stream, arena);
-  stream.wait();
+  result_ = model_.forward(stream_, arena_, kv_, batch_, head_, graphs_);
+  read();
+  stream_.wait();
 }
 
-void Pass::read(const ForwardResult& result, Stream& stream, Arena& arena) {
+void Pass::read() {
   const auto draws = static_cast<std::int64_t>(draws_.size());
   const auto sums = static_cast<std::int64_t>(sums_.size());
   if (sums > 0) {  // before the draws, which write into their logits
-    Tensor there = arena.take({sums}, DType::f32);
-    ops::log_sum_exp(stream, result.full.rows(draws, draws + sums), there);
-    const Tensor here = ops::copy_to(stream, there, {});
+    Tensor there = arena_.take({sums}, DType::f32);
+    ops::log_sum_exp(stream_, result_.full.rows(draws, draws + sums), there);
+    const Tensor here = ops::copy_to(stream_, there, {});
     log_sums_.assign(here.f32(), here.f32() + sums);
   }
   tokens_.resize(draws_.size());
-  if (draws > 0) ops::sample_rows(stream, result.full.rows(0, draws), how_, tokens_);
-  if (!words_.empty()) word_logits_ = ops::copy_to(stream, result.keywords, {});
+  if (draws > 0) ops::sample_rows(stream_, result_.full.rows(0, draws), how_, tokens_);
+  if (!words_.empty()) word_logits_ = ops::copy_to(stream_, result_.keywords, {});
+}
+
+std::vector<std::int32_t> Pass::draw_late(std::int32_t row, std::int32_t begin,
+                                          std::span<const ops::SampleRow> how) {
+  std::vector<LogitsWanted> wanted;
+  for (std::size_t i = 0; i < how.size(); ++i)
+    wanted.push_back({row, begin + static_cast<std::int32_t>(i), false});
+  const Tensor logits = model_.late_logits(stream_, arena_, kv_, result_, wanted);
+  if (!logits.defined()) return {};
+  std::vector<std::int32_t> tokens(how.size());
+  ops::sample_rows(stream_, logits, how, tokens);
+  return tokens;
 }
 
 std::span<const float> Pass::keywords(std::size_t i) const {

@@ -14,6 +14,11 @@ namespace dream_r {
 
 class Pass {
  public:
+  // `head`: of model.keyword_head(), or undefined; `graphs` may be null.
+  Pass(const Model& model, Stream& stream, Arena& arena, KvStore& kv, const LinearWeight& head,
+       Graphs* graphs)
+      : model_(model), stream_(stream), arena_(arena), kv_(kv), head_(head), graphs_(graphs) {}
+
   void clear();
   std::int32_t add(const BatchRow& row);  // its index
   // What is wanted after token `token` of row `row`; the number returned finds the answer.
@@ -22,18 +27,28 @@ class Pass {
   std::size_t log_sum(std::int32_t row, std::int32_t token);   // log(sum(exp)) of all logits
   std::size_t keywords(std::int32_t row, std::int32_t token);  // the keyword head's logits
 
-  // Has ended on return, on a device too. `head`: of model.keyword_head(), or undefined.
-  void run(const Model& model, Stream& stream, Arena& arena, KvStore& kv, const LinearWeight& head,
-           Graphs* graphs);
+  void run();  // has ended on return, on a device too
 
   std::int32_t drawn(std::size_t i) const { return tokens_[i]; }
   float log_sum(std::size_t i) const { return log_sums_[i]; }
   std::span<const float> keywords(std::size_t i) const;
+  // After run(): tokens drawn of tokens of row `row` from `begin` on, one for each of `how`, whose
+  // logits nobody had wanted; none where they can no longer be had.
+  std::vector<std::int32_t> draw_late(std::int32_t row, std::int32_t begin,
+                                      std::span<const ops::SampleRow> how);
 
  private:
-  void read(const ForwardResult& result, Stream& stream, Arena& arena);
+  void read();
+
+  const Model& model_;
+  Stream& stream_;
+  Arena& arena_;
+  KvStore& kv_;
+  const LinearWeight& head_;
+  Graphs* graphs_;
 
   Batch batch_;
+  ForwardResult result_;
   std::vector<LogitsWanted> draws_, sums_, words_;
   std::vector<ops::SampleRow> how_;  // one a draw
   std::vector<std::int32_t> tokens_;

@@ -35,6 +35,9 @@ struct Estimates {
 struct Decision {
   Mode mode = Mode::hedged;
   std::int32_t draft_limit = 256;  // most tokens of the drafted step
+  // Drafted steps judged in one pass: all that wait, or one at a time, and then no more than one is
+  // drafted ahead. It moves work in time and never changes what is committed.
+  bool one_a_pass = false;
 };
 
 class Policy {

@@ -34,7 +34,7 @@ class Prefill : public Burst {
     if (last_ && draws()) next_ = pass.draw(index, take_ - 1, draw(0, 0, seen_.size()));
   }
 
-  void take(const Pass& pass) override {
+  void take(Pass& pass) override {
     fed_ += take_;
     written_ += take_;
     work_->written = written_;

@@ -116,10 +116,10 @@ void Session::on_verify(Work& work, InFlight& held) {
     const bool answered = options_.min_mass <= 0 || j.mass >= options_.min_mass;
     metrics_.nan_verdicts += !sane;
     metrics_.low_mass_verdicts += !answered;
-    const bool says_yes =
-        options_.judge == Judge::cpn ? j.rho > options_.alpha : j.rho >= options_.digit_threshold;
-    c.accept =
-        options_.script ? accepts(*options_.script, *spec_, c.index) : sane && answered && says_yes;
+    c.accept = says_yes(options_, *spec_, c.index, j);
+    c.own = std::move(j.own);
+    if (!c.own.empty())
+      c.target_kv.truncate(length - static_cast<std::int32_t>(j.tokens.size() - c.own.size()) - 1);
     ++metrics_.verified;
     if (&c != &window_.front()) ++metrics_.ahead_verified;
   }
@@ -210,6 +210,11 @@ void Session::accept_head() {
 void Session::reject_head() {
   ++metrics_.rejected;
   correcting_ = true;
+  // Where the target is not writing its step yet, it goes on from what it agrees with.
+  if (!own_work_ && !own_ended_ && !window_.front().own.empty()) {
+    begun_ = std::move(window_.front().own);
+    begun_kv_ = std::move(window_.front().target_kv);
+  }
   drop_speculation();
 }
 
@@ -352,6 +357,7 @@ void Session::finish(FinishReason reason, const std::string& error) {
   if (own_ended_) metrics_.wasted_target_tokens += static_cast<std::int64_t>(last_own_.size());
   own_ended_ = false;
   own_kv_ = KvSequence();
+  begun_.clear(), begun_kv_ = KvSequence();
   target_.kv = KvSequence();
   draft_.kv = KvSequence();
   metrics_.window = window_limit_;

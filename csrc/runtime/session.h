@@ -79,6 +79,8 @@ class Session {
     float rho = std::numeric_limits<float>::quiet_NaN();
     bool accept = false;
     std::int32_t next_token = -1;
+    std::vector<std::int32_t> own;  // rejected: see Judgement::own; target_kv then ends before its
+                                    // last token
     double begin = 0, finish = 0;
   };
   // Cache branches that a running work writes; they live until the lane hands the work back.
@@ -179,6 +181,9 @@ class Session {
   std::vector<std::int32_t> last_own_;  // the target's own ended step
   StepEnd own_end_ = StepEnd::boundary;
   bool own_ended_ = false;
+  // What the verdict's pass found of the target's own step (Judgement::own), until that is started.
+  std::vector<std::int32_t> begun_;
+  KvSequence begun_kv_;
   KvSequence own_kv_;
   double own_begin_ = 0, own_finish_ = 0;
   double clock_ = 0;  // when the last work came back, for steps that no work wrote

@@ -1,5 +1,6 @@
 // Starting work: what may run now, on which branch of the cache.
 #include <algorithm>
+#include <utility>
 
 #include "runtime/session.h"
 
@@ -57,8 +58,12 @@ void Session::start_prefill(Role role) {
 
 bool Session::start_own() {
   auto work = make_work(Role::target, WorkKind::decode, steps_);
-  KvSequence kv = target_.kv.fork();
-  feed_target(*work, kv);
+  work->rewrites = correcting_;
+  const bool begun = !begun_.empty();
+  KvSequence kv = begun ? std::exchange(begun_kv_, {}) : target_.kv.fork();
+  work->head = std::exchange(begun_, {});
+  work->first_token = static_cast<std::int32_t>(work->head.size());
+  if (!begun) feed_target(*work, kv);
   work->limit = std::min(options_.max_step_tokens, budget_left());
   const auto room = static_cast<std::int32_t>(work->feed.size()) + work->limit;
   if (!reserve(Role::target, kv, room, /*essential=*/true, work.get())) return false;
@@ -94,10 +99,13 @@ void Session::start_verify() {
   const bool at_trunk = first == window_.begin();
   KvSequence kv = at_trunk ? target_.kv.fork() : std::prev(first)->target_kv.fork();
   if (at_trunk) work->feed = unread(kv, Role::target);
+  const auto chosen = at_trunk ? target_.next_token : std::prev(first)->next_token;
+  if (work->feed.empty()) work->head = {chosen};
   auto room = static_cast<std::int32_t>(work->feed.size());
   std::vector<KvSequence> scratch;
+  const auto end = decision(steps_).one_a_pass ? std::next(first) : window_.end();
   const auto& suffix = options_.judge == Judge::cpn ? vocabulary_.suffix : vocabulary_.digit_suffix;
-  for (auto c = first; c != window_.end() && c->state == Candidate::State::waiting; ++c) {
+  for (auto c = first; c != end && c->state == Candidate::State::waiting; ++c) {
     Judgement j;
     j.tokens = c->tokens;
     room += static_cast<std::int32_t>(j.tokens.size());
@@ -109,7 +117,7 @@ void Session::start_verify() {
     work->judged.push_back(std::move(j));
   }
   if (!reserve(Role::target, kv, room, /*essential=*/false, work.get())) return;
-  for (auto c = first; c != window_.end() && c->state == Candidate::State::waiting; ++c)
+  for (auto c = first; c != end && c->state == Candidate::State::waiting; ++c)
     c->state = Candidate::State::judging;
   fill_context(*work);
   verify_work_ = work->id;
@@ -118,7 +126,8 @@ void Session::start_verify() {
 
 bool Session::can_draft() {
   if (correcting_ || end_drafted_ || draft_work_ || !draft_.ready || behind()) return false;
-  if (static_cast<std::int32_t>(window_.size()) >= window_limit_) return false;
+  const auto most = decision(steps_).one_a_pass ? std::min(2, window_limit_) : window_limit_;
+  if (static_cast<std::int32_t>(window_.size()) >= most) return false;
   if (speculative_tokens() >= budget_left() || draft_room() <= 0) return false;
   return decision(steps_ + static_cast<std::int32_t>(window_.size())).mode != Mode::off;
 }
@@ -172,8 +181,9 @@ Decision Session::decision(std::int32_t step) {
     // Measured speeds may choose when the target writes, but not whether the draft does.
     constexpr Speeds kGiven{0.2, 0.2, 0.5, 0.5};
     d = policy_.decide(own.steps, own, kGiven);
-    const Mode measured = policy_.decide(own.steps, own, host_.speeds()).mode;
-    if (d.mode != Mode::off && measured != Mode::off) d.mode = measured;
+    const Decision measured = policy_.decide(own.steps, own, host_.speeds());
+    if (d.mode != Mode::off && measured.mode != Mode::off) d.mode = measured.mode;
+    d.one_a_pass = measured.one_a_pass;
   } else {
     const Estimates& all = host_.estimates();
     d = policy_.decide(all.steps + step - steps_, all, host_.speeds());

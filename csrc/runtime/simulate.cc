@@ -64,7 +64,8 @@ class Simulation {
                                   : 1.0,
                          turn     ? 0.5
                          : beside ? o.relative_target
-                                  : 1.0});
+                                  : 1.0,
+                         o.verify > 0 ? o.verify_more / o.verify : 0.0});
   }
 
   SimulateResult run();

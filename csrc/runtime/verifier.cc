@@ -26,6 +26,7 @@ class Verify : public Burst {
         judge_(context.options.judge),
         suffix_(judge_ == Judge::cpn ? context.vocabulary.suffix : context.vocabulary.digit_suffix),
         mass_(judge_ == Judge::cpn && context.options.min_mass > 0),
+        corrects_(context.options.method == Method::fpsr),
         tokens_(work_->feed) {
     for (const Judgement& j : work_->judged)
       tokens_.insert(tokens_.end(), j.tokens.begin(), j.tokens.end());
@@ -41,7 +42,7 @@ class Verify : public Burst {
     steps.tokens = tokens_;
     steps.positions = positions_;
     steps.own = own();
-    const std::int32_t row = pass.add(steps);
+    row_ = pass.add(steps);
     if (work_->spec->has_penalties())
       for (const Judgement& j : work_->judged)
         seen_.insert(seen_.end(), j.tokens.begin(), j.tokens.end());
@@ -51,23 +52,54 @@ class Verify : public Burst {
     for (const Judgement& j : work_->judged) {
       end += static_cast<std::int32_t>(j.tokens.size());
       if (work_->spec->has_penalties()) seen += j.tokens.size();
-      answers_.push_back({pass.draw(row, end - 1, draw(++step, 0, seen))});
+      answers_.push_back({pass.draw(row_, end - 1, draw(++step, 0, seen))});
       plan_suffix(pass, j, begin + end, answers_.back());
     }
     written_ += size;
   }
 
-  void take(const Pass& pass) override {
+  void take(Pass& pass) override {
+    auto begin = static_cast<std::int32_t>(work_->feed.size());
+    std::vector<std::int32_t> chosen = work_->head;  // the target's first token of the step
+    bool rejected = false;
     for (std::size_t i = 0; i < answers_.size(); ++i) {
       Judgement& j = work_->judged[i];
+      const std::int32_t step = work_->step + static_cast<std::int32_t>(i);
       j.next_token = pass.drawn(answers_[i].next);
       judge(j, answers_[i], pass);
+      if (corrects_ && !rejected && !says_yes(context_.options, *work_->spec, step, j)) {
+        rejected = true;  // what was drafted after it is not the target's business any more
+        j.own = agreed(j, step, begin, std::move(chosen), pass);
+      }
+      chosen = {j.next_token};
+      begin += static_cast<std::int32_t>(j.tokens.size());
     }
     work_->written = written_;
     finished_ = true;
   }
 
  private:
+  // The target's own first tokens of a rejected step whose first token is token `begin` of the row:
+  // it would have read the same as long as it chooses the same, under its own random keys.
+  std::vector<std::int32_t> agreed(const Judgement& j, std::int32_t step, std::int32_t begin,
+                                   std::vector<std::int32_t> own, Pass& pass) const {
+    const auto known = own.size();  // the first token, from the pass before
+    const std::size_t seen =
+        work_->spec->has_penalties()
+            ? work_->context.size() + static_cast<std::size_t>(begin) - work_->feed.size()
+            : 0;
+    std::vector<ops::SampleRow> how;
+    for (std::size_t i = known; i < j.tokens.size(); ++i)
+      how.push_back(draw(step, static_cast<std::int32_t>(i),
+                         work_->spec->has_penalties() ? seen + i : seen_.size()));
+    const auto first = begin + static_cast<std::int32_t>(known) - 1;
+    for (const std::int32_t token : pass.draw_late(row_, first, how)) {
+      if (!own.empty() && own.back() != j.tokens[own.size() - 1]) break;
+      own.push_back(token);
+    }
+    return own;
+  }
+
   // Where in the pass the answers to a judgement are.
   struct Answers {
     std::size_t next = 0;     // the target's token after the step
@@ -134,12 +166,22 @@ class Verify : public Burst {
 
   Judge judge_;
   const std::vector<std::int32_t>& suffix_;
-  bool mass_;                         // p+ + p- is asked for
+  bool mass_;      // p+ + p- is asked for
+  bool corrects_;  // what the target agrees with of a rejected step starts its own
+  std::int32_t row_ = 0;
   std::vector<std::int32_t> tokens_;  // everything the row of steps reads
   std::vector<Answers> answers_;      // one a judgement
 };
 
 }  // namespace
+
+bool says_yes(const EngineOptions& options, const RequestSpec& spec, std::int32_t step,
+              const Judgement& j) {
+  if (options.script) return accepts(*options.script, spec, step);
+  if (!std::isfinite(j.rho) || (options.min_mass > 0 && !(j.mass >= options.min_mass)))
+    return false;
+  return options.judge == Judge::cpn ? j.rho > options.alpha : j.rho >= options.digit_threshold;
+}
 
 std::vector<std::int32_t> keyword_ids(const Vocabulary& v, Judge judge) {
   std::vector<std::int32_t> ids;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/options.h"
 #include "runtime/request.h"
 
 namespace dream_r {
@@ -23,7 +24,15 @@ struct Judgement {
   float positive = 0, negative = 0;  // log-sum-exp of each side's keyword logits
   float mass = std::numeric_limits<float>::quiet_NaN();  // p+ + p-, only when asked for
   std::int32_t next_token = -1;  // the target's own first token after this step
+  // The first step of a work that is rejected: the target's own first tokens of it, those of the
+  // draft's that it chooses as well and then, where it differs, its own. May be empty: not known.
+  std::vector<std::int32_t> own;
 };
+
+// Whether the verdict commits the step. A verdict that is no number, or hardly looked at the
+// question, does not; a script decides without looking.
+bool says_yes(const EngineOptions& options, const RequestSpec& spec, std::int32_t step,
+              const Judgement& j);
 
 struct Work {
   // ---- the manager's ----
@@ -31,6 +40,7 @@ struct Work {
   RequestId request = 0;
   Role role = Role::target;  // translate: whose tokens `feed` are
   WorkKind kind = WorkKind::decode;
+  bool rewrites = false;         // decode: in place of a step that was rejected
   bool answer = false;           // decode: the answer, which ends at EOS alone
   std::int32_t step = 0;         // of the first token written or judged: part of the random key
   std::int32_t first_token = 0;  // decode: index in its step of the first token it samples
@@ -39,7 +49,9 @@ struct Work {
   std::int32_t cached = 0;             // tokens of `table` already written
   std::optional<ops::BlockCopy> copy;  // before the first write
   std::vector<std::int32_t> feed;  // tokens to read first, at positions `cached`...; may be empty
-  std::vector<std::int32_t> head;  // decode: tokens of the step that are chosen already (0 or 1)
+  // The target's own first tokens of the step, chosen by a pass before; the cache has all but the
+  // last. Then `feed` is empty. (verify: of the first step judged, at most one)
+  std::vector<std::int32_t> head;
   std::vector<std::int32_t> context;  // prompt + trace before this work; only with penalties
   std::int32_t limit = 0;             // decode: most tokens to write, head included
   bool no_eos_first = false;          // the first token must not be EOS (an answer is never empty)

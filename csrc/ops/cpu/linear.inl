@@ -95,7 +95,7 @@ struct Bf16Format {
   using Elem = std::uint16_t;
   static constexpr int kRows = kTileRowsBf16;
   static constexpr int kK = 2;
-  static constexpr int kGemv = kGemvPanels, kFew = kFewRows, kWide = kFewPanels;
+  static constexpr int kGemv = kGemvPanels, kFew = kFewRowsBf16, kWide = kFewPanelsBf16;
   using W = Pairs;
   DR_INLINE W w(const Elem* p) { return load_pairs(p); }
   DR_INLINE W pinned(const Elem* p) { return load_pairs(p); }
@@ -116,7 +116,30 @@ struct Bf16Format {
   }
   template <int R, int P>
   DR_INLINE void sum(const LinearArgs& a, const Elem* w, const RowsOf<R>& x, V (*acc)[P]) {
-    sum_steps<Bf16Format, R, P>(a, w, x, acc);
+    if constexpr (kPairsInTurn && R > 1)
+      sum_in_turn<R, P>(a, w, x, acc);
+    else
+      sum_steps<Bf16Format, R, P>(a, w, x, acc);
+  }
+  // Reads a step twice, for its even and for its odd elements: one widened vector a panel at a time
+  // leaves the registers to the sums, of which FMA needs more than its latency to stay busy.
+  template <int R, int P>
+  DR_INLINE void sum_in_turn(const LinearArgs& a, const Elem* w, RowsOf<R> x, V (*acc)[P]) {
+    const std::int64_t panel_size = a.steps * 32;
+    for (std::int64_t s = 0; s < a.steps; ++s, w += 32, advance(x, kK)) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) {
+          const V wv = half_of_pairs(w + p * panel_size, half);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) acc[r][p] = fma(wv, element(x, r, half), acc[r][p]);
+        }
+        asm("" : "+r"(w));  // else both halves come from one load, which would have to be kept
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) prefetch(w + p * panel_size + kPrefetchBytes / sizeof(Elem));
+    }
   }
 };
 

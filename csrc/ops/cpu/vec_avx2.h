@@ -117,6 +117,13 @@ DR_INLINE Pairs load_pairs(const std::uint16_t* p) {
   return {{even_of(lo), even_of(hi)}, {odd_of(lo), odd_of(hi)}};
 }
 
+// The first or the second of each of 16 pairs.
+DR_INLINE V half_of_pairs(const std::uint16_t* p, int half) {
+  const __m256i lo = _mm256_loadu_si256((const __m256i*)p);
+  const __m256i hi = _mm256_loadu_si256((const __m256i*)p + 1);
+  return half ? V{odd_of(lo), odd_of(hi)} : V{even_of(lo), even_of(hi)};
+}
+
 // 16 words of eight nibbles.
 struct Words {
   __m256i lo, hi;
@@ -145,7 +152,9 @@ DR_INLINE V above_nibble(Words w) {
 // Register tiles of the linear kernels, rows by panels, within 16 registers (a V is two). One row
 // by three panels: six sums and six registers of pairs of bf16; with four they would not fit.
 constexpr int kTileRows = 5, kTilePanels = 1, kFewRows = 1, kFewPanels = 4, kGemvPanels = 3;
-constexpr int kTileRowsBf16 = 4;  // a step of pairs takes four registers (of five rows some spill)
+// bf16, pairs read in turn: twelve registers of sums, two of weights, one of x.
+constexpr bool kPairsInTurn = true;
+constexpr int kTileRowsBf16 = 5, kFewRowsBf16 = 2, kFewPanelsBf16 = 2;
 // The same of w4: one row by three panels keeps six chains of multiply-adds going (with two it
 // waits for them), two rows by two panels eight.
 constexpr int kGemvPanelsW4 = 3, kFewRowsW4 = 2, kFewPanelsW4 = 2;

@@ -74,6 +74,11 @@ DR_INLINE Pairs load_pairs(const std::uint16_t* p) {
           {_mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)))}};
 }
 
+DR_INLINE V half_of_pairs(const std::uint16_t* p, int half) {
+  const Pairs pairs = load_pairs(p);
+  return half ? pairs.odd : pairs.even;
+}
+
 // 16 words of eight nibbles.
 struct Words {
   __m512i v;
@@ -97,7 +102,8 @@ constexpr int kTileRows = 12, kTilePanels = 2, kFewRows = 6, kFewPanels = 4, kGe
 // The same of w4: three instructions a weight of one row, so four panels fill the ports.
 constexpr int kGemvPanelsW4 = 4, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanels;
 
-constexpr int kTileRowsBf16 = kTileRows;
+constexpr bool kPairsInTurn = false;
+constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
 constexpr int kScoreRows = 4;  // rows of attention that meet a block of keys at once
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone

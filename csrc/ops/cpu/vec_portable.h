@@ -101,6 +101,11 @@ DR_INLINE Pairs load_pairs(const std::uint16_t* p) {
 #endif
 }
 
+DR_INLINE V half_of_pairs(const std::uint16_t* p, int half) {
+  const Pairs pairs = load_pairs(p);
+  return half ? pairs.odd : pairs.even;
+}
+
 // 16 words of eight nibbles.
 struct Words {
   U16 v;
@@ -122,7 +127,8 @@ DR_INLINE V above_nibble(Words w) { return {(F16)(w.v & ~15u)}; }
 constexpr int kTileRows = 2, kTilePanels = 1, kFewRows = 1, kFewPanels = 2, kGemvPanels = 2;
 constexpr int kGemvPanelsW4 = 2, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanels;
 
-constexpr int kTileRowsBf16 = kTileRows;
+constexpr bool kPairsInTurn = false;
+constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
 constexpr int kScoreRows = 2;  // rows of attention that meet a block of keys at once
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone

@@ -15,14 +15,12 @@ constexpr std::int64_t kProbeEvery = 32;
 constexpr std::int64_t kTrust = 4;      // verdicts, or steps, before a mean of them is believed
 constexpr std::int32_t kShortest = 32;  // tokens: no cap is below this
 
-// A step takes less than the target's own, in turn or beside.
-bool pays(double p, const Speeds& s) { return std::min(step_in_turn(p, s), step_beside(p, s)) < 1; }
-
 Mode choose(std::int64_t step, const Estimates& e, const Speeds& s) {
   const double p = e.acceptance;
-  if (e.verdicts >= kTrust && !pays(p, s) && step % kProbeEvery != 0) return Mode::off;
-  // Running the target beside the draft on one device pays iff r_D + (1 - p) r_T > 1.
-  return s.relative_draft + (1 - p) * s.relative_target > 1 ? Mode::hedged : Mode::sequential;
+  const double turn = step_in_turn(p, s), side = step_beside(p, s);
+  if (e.verdicts >= kTrust && std::min(turn, side) >= 1 && step % kProbeEvery != 0)
+    return Mode::off;
+  return side < turn ? Mode::hedged : Mode::sequential;
 }
 }  // namespace
 
@@ -42,6 +40,8 @@ Decision FpsrPolicy::decide(std::int64_t step, const Estimates& e, const Speeds&
       d.mode = Mode::off;
       break;
   }
+  // Judged with the one before it, a step is for nothing where that one is rejected.
+  d.one_a_pass = s.verify_more > e.acceptance;
   // A draft that never ends a step is cut at about twice the mean accepted length.
   d.draft_limit = options_.max_step_tokens;
   if (e.whole >= kTrust)

@@ -81,6 +81,14 @@ struct Language {
     if (falls(0.1)) return kNewline;
     return kWord + static_cast<std::int32_t>(mix(h, 7) % kWords);
   }
+  // Of a drafted step, what the target would have begun with: as far as it chooses the same, and
+  // then its own token.
+  Tokens agreed(const Tokens& step, std::uint64_t context) const {
+    Tokens own;
+    do own.push_back(token(Role::target, read(context, own)));
+    while (own.back() == step[own.size() - 1] && own.size() < step.size());
+    return own;
+  }
   // The tokens of a decode after `prefix`, whose last step was `last`; of a draft of other tokens
   // each is `shift` above the target's.
   StepEnd write(const Work& w, const Vocabulary& v, std::uint64_t context, const Tokens& last,

@@ -145,7 +145,10 @@ void Machine::run(Job& job) {
     return;
   }
   const Language& lm = scenario_.language;
-  std::uint64_t context = lm.read(mix(w.spec->seed, 1), job.prefix);
+  const auto given =
+      w.kind == WorkKind::decode && !job.prefix.empty() ? std::max(0, size(w.head) - 1) : 0;
+  std::uint64_t context =
+      lm.read(mix(w.spec->seed, 1), Tokens(job.prefix.begin(), job.prefix.end() - given));
   Tokens text = w.feed;
   if (w.kind == WorkKind::decode) {
     const bool own = w.role == Role::draft && other();
@@ -156,11 +159,18 @@ void Machine::run(Job& job) {
       w.tokens.resize(static_cast<std::size_t>(1 + dice.below(size(w.tokens))));
       w.end = StepEnd::limit;
     }
-    text.insert(text.end(), w.tokens.begin(), w.tokens.end() - 1);
+    if (!w.cancelled || size(w.tokens) > size(w.head))
+      text.insert(text.end(), w.tokens.begin() + std::max(0, size(w.head) - 1), w.tokens.end() - 1);
   }
+  bool rejected = false;
   for (Judgement& j : w.judged) {
+    const std::uint64_t before = context;
     context = lm.read(context, j.tokens);
     lm.judge(j, context);
+    // Not every lane knows it.
+    if (!rejected && !accepts(scenario_.options, j) && dice.chance(0.8))
+      j.own = lm.agreed(j.tokens, before);
+    rejected = rejected || !accepts(scenario_.options, j);
     text.insert(text.end(), j.tokens.begin(), j.tokens.end());
   }
   if (w.kind == WorkKind::prefill && w.role == Role::target)
@@ -241,6 +251,8 @@ void Machine::begin(const WorkPtr& work) {
     if (w.role == Role::draft)
       for (const auto& step : c.ref.window) append(job.prefix, job.last = step.read);
     if (w.kind == WorkKind::prefill && w.role == Role::draft) job.prefix.pop_back();
+    if (w.kind == WorkKind::decode && !w.head.empty())
+      job.prefix.insert(job.prefix.end(), w.head.begin(), w.head.end() - 1);
     check_inputs(job, c);
     if (job.copied) store(w).check(w, job.prefix);
   }
@@ -255,18 +267,27 @@ void Machine::check_inputs(const Job& job, const Client& c) const {
   DR_STATE(w.cached + size(w.feed) == size(job.prefix) &&
            std::equal(w.feed.begin(), w.feed.end(), job.prefix.begin() + w.cached))
       << "work " << describe(w) << " does not read its prefix of " << job.prefix.size();
-  DR_STATE(!w.spec->has_penalties() || w.kind == WorkKind::prefill || w.context == job.prefix)
+  DR_STATE(!w.spec->has_penalties() || w.kind == WorkKind::prefill ||
+           (w.context.size() <= job.prefix.size() &&
+            std::equal(job.prefix.begin(), job.prefix.end() - std::max(0, size(w.head) - 1),
+                       w.context.begin(), w.context.end())))
       << "work " << describe(w) << " penalises other tokens";
   DR_STATE(w.kind != WorkKind::prefill || !w.feed.empty()) << "an empty prefill";
   if (w.kind != WorkKind::decode) return;
-  const std::uint64_t context = scenario_.language.read(mix(w.spec->seed, 1), job.prefix);
+  const Tokens before(job.prefix.begin(), job.prefix.end() - std::max(0, size(w.head) - 1));
+  const Language& lm = scenario_.language;
+  const std::uint64_t context = lm.read(mix(w.spec->seed, 1), before);
   DR_STATE(w.head.empty() != w.feed.empty()) << "work " << describe(w) << " has nothing to read";
   // Acceptance costs the target no pass of its own: the verdict's pass chose the next token.
   const bool chosen = w.role == Role::target && c.ref.answer.empty() &&
                       (c.ref.trace.empty() || c.ref.trace.back().author == Author::draft);
-  DR_STATE(chosen == !w.head.empty()) << "work " << describe(w) << " reads a token once more";
-  DR_STATE(w.head.empty() || w.head[0] == scenario_.language.token(Role::target, context))
-      << "another first token";
+  DR_STATE(chosen ? !w.head.empty() : w.head.empty() || c.ref.correcting)
+      << "work " << describe(w) << " reads a token once more";
+  DR_STATE(size(w.head) < 2 || c.ref.correcting) << "nothing says what the target writes";
+  for (std::int32_t i = 0; i < size(w.head); ++i)
+    DR_STATE(w.head[i] ==
+             lm.token(Role::target, lm.read(context, {w.head.begin(), w.head.begin() + i})))
+        << "another token " << i << " of its own step";
   DR_STATE(w.first_token == size(w.head) + (w.answer ? size(c.ref.answer) : 0)) << "random key";
   DR_STATE(!w.answer || w.step == c.ref.k) << "random key of the answer";
   const bool forced = !c.ref.trace.empty() && c.ref.trace.back().author == Author::forced;

@@ -60,7 +60,7 @@ Scenario random_scenario(std::uint64_t seed) {
   s.target_blocks = r.pick({most, most, most + most / 2, 200});
   s.draft_blocks = r.pick({0, 2, 6, 12, 200, 200});
   s.speeds = {r.pick({0.1, 0.3, 0.9}), r.pick({0.1, 0.3, 0.9}), r.pick({0.3, 1.0}),
-              r.pick({0.3, 1.0})};
+              r.pick({0.3, 1.0}), r.pick({0.0, 1.0})};
   s.tongue = r.pick({Tongue::same, Tongue::same, Tongue::exact, Tongue::longer, Tongue::shorter});
   s.strange = r.pick({0.0, 0.1, 0.4});
   s.draft_positions = r.pick({100000, 100000, 60});

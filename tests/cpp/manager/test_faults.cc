@@ -205,7 +205,8 @@ TEST_CASE("race verdict: the trace is a function of the seed alone") {
     const auto in_order = outcome(s, nullptr);
     Random dice{seed};
     for (int i = 0; i < 10; ++i) {
-      s.speeds = {dice.pick({0.1, 0.9}), 0.1, dice.pick({0.2, 1.0}), dice.pick({0.2, 1.0})};
+      s.speeds = {dice.pick({0.1, 0.9}), 0.1, dice.pick({0.2, 1.0}), dice.pick({0.2, 1.0}),
+                  dice.pick({0.0, 1.0})};
       CHECK(outcome(s, &dice) == in_order);
     }
   }

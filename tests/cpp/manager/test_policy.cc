@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "doctest.h"
+#include "runtime/speed_meter.h"
 #include "runtime/vocabulary.h"
 
 namespace dream_r {
@@ -50,8 +51,61 @@ TEST_CASE("fpsr chooses hedged, sequential or off by the closed forms") {
   CHECK(mode(seen(0.1), saturated) == Mode::off);  // d + v = 0.2 >= p
   CHECK(mode(seen(0.3), saturated) == Mode::sequential);
   CHECK(mode(seen(0.3), {0.1, 0.1, 0.9, 0.5}) == Mode::hedged);  // 0.9 + 0.7 * 0.5 > 1
-  CHECK(mode(seen(0.1, 3), saturated) == Mode::sequential);      // too few verdicts to believe
+  // Half of a rejected step need not be written again: in turn 0.2 + 0.7 / 2, beside 0.844.
+  CHECK(mode(seen(0.3), {0.1, 0.1, 0.9, 0.5, 0, 0.5}) == Mode::sequential);
+  CHECK(mode(seen(0.1), {0.1, 0.1, 0.5, 0.5, 0, 0.5}) == Mode::sequential);  // 0.65
+  CHECK(mode(seen(0.1, 3), saturated) == Mode::sequential);  // too few verdicts to believe
   CHECK(policy->decide(96, seen(0.1), saturated).mode == Mode::sequential);  // one step in 32
+}
+
+TEST_CASE("steps are judged one at a time where a pass is bound by arithmetic") {
+  const auto policy = make_policy({});
+  CHECK(!policy->decide(7, seen(0.8), {0.1, 0.1, 1, 1, 0.2}).one_a_pass);
+  CHECK(policy->decide(7, seen(0.8), {0.1, 0.1, 1, 1, 0.9}).one_a_pass);
+  CHECK(!policy->decide(7, seen(0.95), {0.1, 0.1, 1, 1, 0.9}).one_a_pass);
+}
+
+struct Pass : Work {
+  Pass(Role r, WorkKind k, int passes, double time, std::size_t tokens_judged = 0) {
+    role = r, kind = k, forwards = passes, seconds = time;
+    if (tokens_judged > 0) judged.resize(1), judged[0].tokens.resize(tokens_judged);
+  }
+};
+
+TEST_CASE("d and v follow the passes that came back") {
+  using enum WorkKind;
+  SpeedMeter meter({0.5, 0.6, 0.7, 0.8, 0.9});
+  meter.add(Pass(Role::draft, decode, 10, 1));
+  CHECK(meter.speeds().draft == 0.5);  // against nothing yet
+  meter.add(Pass(Role::target, decode, 4, 2));
+  CHECK(meter.speeds().draft == doctest::Approx(0.1 / 0.5));
+  CHECK(meter.speeds().verify == 0.6);
+  meter.add(Pass(Role::target, verify, 1, 2, 16));
+  CHECK(meter.speeds().verify == doctest::Approx(2.0 / 16 / 0.5));
+  CHECK(meter.speeds().relative_draft == 0.7);
+  CHECK(meter.speeds().verify_more == 0.9);
+  meter.add(Pass(Role::target, verify, 1, 1, 1));  // one token: it hardly counts
+  CHECK(meter.speeds().verify == doctest::Approx((2.0 * 15 / 16 + 1) / 16 / 0.5));
+  const double before = meter.speeds().verify;
+  Pass stopped(Role::target, verify, 1, 100, 16);
+  stopped.cancelled = true;
+  meter.add(stopped);
+  Pass failed(Role::draft, decode, 1, 100);
+  failed.error = "lane error";
+  meter.add(failed);
+  meter.add(Pass(Role::draft, decode, 0, 0));  // cancelled before its first forward
+  meter.add(Pass(Role::target, prefill, 1, 100));
+  Pass again(Role::target, decode, 4, 2);
+  again.rewrites = true, again.tokens.resize(10);
+  meter.add(again);
+  CHECK(meter.speeds().rewrite == doctest::Approx(0.4));
+  Pass late(Role::draft, decode, 1, 100);
+  late.feed.resize(40);  // catches up first
+  meter.add(late);
+  CHECK(meter.speeds().verify == before);
+  CHECK(meter.speeds().draft == doctest::Approx(0.1 / 0.5));
+  for (int i = 0; i < 200; ++i) meter.add(Pass(Role::draft, decode, 1, 0.4));
+  CHECK(meter.speeds().draft == doctest::Approx(0.8).epsilon(1e-3));
 }
 
 TEST_CASE("a drafted step is cut at about twice the mean accepted length") {

@@ -67,7 +67,7 @@ std::vector<float> logits(const Model& model) {
   batch.rows.push_back(row);
   batch.wanted.push_back({0, 3});
   const auto result = model.forward(stream, arena, kv, batch, {});
-  return {result.logits[0].begin(), result.logits[0].end()};
+  return {result.full.f32(), result.full.f32() + result.full.numel()};
 }
 
 double deviation(std::span<const float> x) {

@@ -1,0 +1,59 @@
+#pragma once
+// d and v as they turn out while serving: what a start-up measurement says in a moment holds for
+// steps of one length, on a machine that nobody else uses.
+#include <algorithm>
+
+#include "runtime/work.h"
+
+namespace dream_r {
+
+// Seconds a token of each kind of pass, as moving averages over the works that came back. Touched
+// by one thread; a function of the works it is given alone.
+class SpeedMeter {
+ public:
+  explicit SpeedMeter(const Speeds& start = {}) : speeds_(start) {}
+
+  void add(const Work& work) {
+    if (!work.error.empty() || (work.forwards == 0 && !work.rewrites)) return;
+    // One that first catches up with what others wrote says little of writing.
+    if (work.kind == WorkKind::decode && work.feed.size() > kFew) return;
+    if (work.kind == WorkKind::decode)
+      (work.role == Role::draft ? draft_ : own_).add(work.seconds, work.forwards);
+    else if (work.kind == WorkKind::verify && !work.cancelled)
+      judged_.add(work.seconds, tokens(work));
+    else
+      return;
+    if (work.rewrites && !work.cancelled)
+      rewritten_.add(work.forwards, static_cast<double>(work.tokens.size()));
+    if (rewritten_.tokens > 0) speeds_.rewrite = std::min(1.0, rewritten_.each());
+    if (own_.tokens <= 0) return;
+    if (draft_.tokens > 0) speeds_.draft = draft_.each() / own_.each();
+    if (judged_.tokens > 0) speeds_.verify = judged_.each() / own_.each();
+  }
+  const Speeds& speeds() const { return speeds_; }
+
+ private:
+  static constexpr std::size_t kFew = 2;
+  // Of fading sums, so that a step counts by its tokens: a pass over a short one costs more a
+  // token.
+  struct Mean {
+    double seconds = 0, tokens = 0;
+    void add(double time, double count) {
+      constexpr double kKept = 15.0 / 16;  // follows a change within a few dozen steps
+      seconds = kKept * seconds + time;
+      tokens = kKept * tokens + count;
+    }
+    double each() const { return seconds / tokens; }
+  };
+  static double tokens(const Work& work) {
+    std::size_t n = 0;
+    for (const Judgement& j : work.judged) n += j.tokens.size();
+    return static_cast<double>(std::max<std::size_t>(1, n));
+  }
+
+  Speeds speeds_;
+  Mean draft_, own_, judged_;
+  Mean rewritten_;  // passes instead of seconds
+};
+
+}  // namespace dream_r
