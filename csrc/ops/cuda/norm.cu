@@ -36,23 +36,33 @@ __device__ __forceinline__ void store(float* row, std::int64_t i, const Lanes<kW
     row[i] = x.v[0];
 }
 
-// out = x / sqrt(mean(x^2) + eps) * w; with `delta`, residual (x itself) += delta before. The first
-// kHeld pieces of a thread stay in registers, which is all of a model's row: one row waits for
-// memory once, and its weights are there before the kernel in front has ended.
+// The first pieces of a thread, in registers: all of a model's row.
 constexpr int kRmsThreads = 512, kHeld = 4;
+__device__ __forceinline__ std::int64_t held_at(int j) {
+  return std::int64_t{threadIdx.x} + j * kRmsThreads;
+}
+template <int kWide>
+struct Held {
+  Lanes<kWide> v[kHeld];
+  __device__ __forceinline__ void read(const float* row, std::int64_t steps) {
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j)
+      if (held_at(j) < steps) v[j] = load<kWide>(row, held_at(j));
+  }
+};
+
+// out = x / sqrt(mean(x^2) + eps) * w; with `delta`, residual (x itself) += delta before. One row
+// waits for memory once, and its weights are there before the kernel in front has ended.
 template <int kWide>
 __global__ void __launch_bounds__(kRmsThreads)
     rms_norm_kernel(float* residual, const float* x, const float* delta, const float* w, float eps,
                     std::int64_t h, float* out) {
-  const std::int64_t steps = h / kWide;
-  const auto step = [](int j) { return std::int64_t{threadIdx.x} + j * kRmsThreads; };
-  Lanes<kWide> weight[kHeld], held[kHeld], added[kHeld];
-#pragma unroll
-  for (int j = 0; j < kHeld; ++j)
-    if (step(j) < steps) weight[j] = load<kWide>(w, step(j));
+  const std::int64_t at = blockIdx.x * h, steps = h / kWide;
+  Held<kWide> weight, own, added;
+  weight.read(w, steps);
   follow();
-  const std::int64_t at = blockIdx.x * h;
-  x += at, out += at;
+  own.read(x + at, steps);
+  if (residual) added.read(delta + at, steps);
   float sum = 0;
   const auto take = [&](std::int64_t i, Lanes<kWide>& v, const Lanes<kWide>& d) {
     if (residual) {
@@ -63,28 +73,22 @@ __global__ void __launch_bounds__(kRmsThreads)
   };
 #pragma unroll
   for (int j = 0; j < kHeld; ++j)
-    if (step(j) < steps) {
-      held[j] = load<kWide>(x, step(j));
-      if (residual) added[j] = load<kWide>(delta + at, step(j));
-    }
-#pragma unroll
-  for (int j = 0; j < kHeld; ++j)
-    if (step(j) < steps) take(step(j), held[j], added[j]);
-  for (std::int64_t i = step(kHeld); i < steps; i += kRmsThreads) {
-    auto v = load<kWide>(x, i);
+    if (held_at(j) < steps) take(held_at(j), own.v[j], added.v[j]);
+  for (std::int64_t i = held_at(kHeld); i < steps; i += kRmsThreads) {
+    auto v = load<kWide>(x + at, i);
     take(i, v, residual ? load<kWide>(delta + at, i) : v);
   }
   const float scale = 1.0f / sqrtf(block_sum(sum) / static_cast<float>(h) + eps);
   const auto put = [&](std::int64_t i, Lanes<kWide> v, const Lanes<kWide>& g) {
     for (int j = 0; j < kWide; ++j) v.v[j] = v.v[j] * scale * g.v[j];
-    store(out, i, v);
+    store(out + at, i, v);
   };
 #pragma unroll
   for (int j = 0; j < kHeld; ++j)
-    if (step(j) < steps) put(step(j), held[j], weight[j]);
+    if (held_at(j) < steps) put(held_at(j), own.v[j], weight.v[j]);
   // A thread reads back what it wrote itself.
-  const float* from = residual ? residual + at : x;
-  for (std::int64_t i = step(kHeld); i < steps; i += kRmsThreads)
+  const float* from = (residual ? residual : x) + at;
+  for (std::int64_t i = held_at(kHeld); i < steps; i += kRmsThreads)
     put(i, load<kWide>(from, i), load<kWide>(w, i));
 }
 
