@@ -18,7 +18,7 @@ constexpr int kPanel = 16, kLanes = 64, kRows = 4, kThreads = kLanes * kPanel / 
 // The thread's share: rows 4 * quad .. + 3 of the panel, elements lane, lane + 64, ... of k.
 __device__ void add_products(const float4* panel, const float* x, int count, int k, int lane,
                              int quad, float4 (&sum)[kRows]) {
-#pragma unroll 4
+#pragma unroll 8
   for (int i = lane; i < k; i += kLanes) {
     const float4 w = panel[std::int64_t{i} * (kPanel / 4) + quad];
 #pragma unroll
@@ -51,10 +51,21 @@ __device__ void multiply_panel(const float* w, const float* x, const float* bias
   out[std::int64_t{first + row} * n + j] = bias ? v + bias[j] : v;
 }
 
+// A router's few panels are few blocks, each of which would wait for memory again and again.
+__device__ void prefetch_panel(const OneWeight& w, int k) {
+  constexpr int kMostBytes = 512 << 10, kLine = 128;
+  const int bytes = k * kPanel * 4;
+  const auto* const panel = static_cast<const char*>(w.weight) + std::int64_t{blockIdx.x} * bytes;
+  if (blockIdx.y == 0 && bytes <= kMostBytes)
+    for (int i = threadIdx.x * kLine; i < bytes; i += kThreads * kLine) prefetch(panel + i);
+}
+__device__ void prefetch_panel(const Experts&, int) {}  // which one is not known yet
+
 template <class Source>
 __global__ void __launch_bounds__(kThreads)
     linear_f32_kernel(const __grid_constant__ Source source, const float* x, const float* bias,
                       int n, int k, float* out) {
+  prefetch_panel(source, k);
   follow();
   const Task task = source.task(blockIdx.y, kRows);
   for (int first = task.begin; first < task.end; first += kRows)

@@ -1,5 +1,5 @@
 // Routing of tokens to experts: choice, sorting, weighted sum. One warp a token chooses, one warp
-// an expert finds its pairs, one block a token adds up: every sum has one order, whatever else
+// an expert finds its pairs, one thread an element adds up: every sum has one order, whatever else
 // runs.
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
@@ -78,13 +78,14 @@ __global__ void group_kernel(const std::int32_t* expert, int pairs, int k, int e
 __global__ void combine_kernel(const float* y, const std::int32_t* place, const float* weight,
                                std::int64_t h, int k, float* out) {
   follow();
+  const std::int64_t i = std::int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (i >= h) return;
   place += static_cast<std::int64_t>(blockIdx.x) * k;
   weight += static_cast<std::int64_t>(blockIdx.x) * k;
-  for (std::int64_t i = threadIdx.x; i < h; i += kThreads) {
-    float sum = 0;
-    for (int j = 0; j < k; ++j) sum += weight[j] * y[place[j] * h + i];
-    out[blockIdx.x * h + i] = sum;
-  }
+  float sum = 0;
+#pragma unroll 8
+  for (int j = 0; j < k; ++j) sum += weight[j] * y[place[j] * h + i];
+  out[blockIdx.x * h + i] = sum;
 }
 
 Launch one_warp_each(std::int64_t n, cudaStream_t stream) {
@@ -109,9 +110,11 @@ void moe_group(const std::int32_t* expert, std::int64_t pairs, std::int64_t k, s
 
 void moe_combine(const float* y, const std::int32_t* place, const float* weight, std::int64_t rows,
                  std::int64_t h, std::int64_t k, float* out, cudaStream_t stream) {
-  if (rows > 0)
-    launch(combine_kernel, {static_cast<unsigned>(rows), kThreads, 0, stream}, y, place, weight, h,
-           static_cast<int>(k), out);
+  if (rows == 0 || h == 0) return;
+  const dim3 grid(static_cast<unsigned>(rows),
+                  static_cast<unsigned>((h + kThreads - 1) / kThreads));
+  launch(combine_kernel, {grid, kThreads, 0, stream}, y, place, weight, h, static_cast<int>(k),
+         out);
 }
 
 }  // namespace dream_r::cuda

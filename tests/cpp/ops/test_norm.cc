@@ -24,7 +24,7 @@ double silu(double x) { return x / (1 + std::exp(-x)); }
 TEST_CASE("rms_norm and add_rms_norm") {
   each_device([](Stream& s) {
     Random r;
-    for (const int h : {1, 5, 16, 33, 96, 100, 256, 1027}) {
+    for (const int h : {1, 5, 16, 33, 96, 100, 256, 1027, 2501, 8200}) {
       const Tensor x = r.tensor({3, h}, 3.0f), w = r.tensor({h}), delta = r.tensor({3, h});
       Tensor out = filled({3, h}, 0);
       run(s, ops::rms_norm, x, w, 1e-6f, out);
