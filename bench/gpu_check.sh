@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in one command, without network and in less than 8 minutes: builds with nvcc,
 # tests ops, models and the engine on the device, the ops under compute-sanitizer too, and times
-# kernels, forwards and whole requests. Every part has a
-# time limit and goes on when the one before it failed; the end says what did. Logs, JSON and
-# summary.txt go to one folder.
+# kernels, forwards and whole requests. Every part has a time limit and goes on when the one before it
+# failed; the end says what did. Logs, JSON and summary.txt go to one folder.
 #
 #   bench/gpu_check.sh [OUT]        (OUT: build/gpu; needs nvcc, cmake, a GPU of sm_80 or newer)
 #
