@@ -28,7 +28,7 @@ endif()
 add_library(dr_cuda STATIC ${kernels})
 set(DREAM_R_CUDA_ARCHITECTURES "80;90a" CACHE STRING "What nvcc compiles for")
 set_target_properties(dr_cuda PROPERTIES CUDA_ARCHITECTURES "${DREAM_R_CUDA_ARCHITECTURES}" CUDA_RUNTIME_LIBRARY Static)
-target_link_libraries(dr_cuda PUBLIC dr_core)
+target_link_libraries(dr_cuda PUBLIC dr_core dr_ops)  # each needs the other: what rows lie where is for ops to say
 target_sources(dr_core PRIVATE ${CMAKE_SOURCE_DIR}/csrc/core/cuda/graph.cc
   ${CMAKE_SOURCE_DIR}/csrc/core/cuda/runtime.cc)
 target_compile_definitions(dr_core PUBLIC DREAM_R_HAS_CUDA=1)
