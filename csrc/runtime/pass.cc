@@ -62,10 +62,12 @@ std::vector<std::int32_t> Pass::draw_late(std::int32_t row, std::int32_t begin,
   std::vector<LogitsWanted> wanted;
   for (std::size_t i = 0; i < how.size(); ++i)
     wanted.push_back({row, begin + static_cast<std::int32_t>(i), false});
+  const Arena::Mark mark = arena_.mark();
   const Tensor logits = model_.late_logits(stream_, arena_, kv_, result_, wanted);
   if (!logits.defined()) return {};
   std::vector<std::int32_t> tokens(how.size());
   ops::sample_rows(stream_, logits, how, tokens);
+  arena_.rewind(mark);
   return tokens;
 }
 

@@ -83,19 +83,21 @@ class Verify : public Burst {
   // it would have read the same as long as it chooses the same, under its own random keys.
   std::vector<std::int32_t> agreed(const Judgement& j, std::int32_t step, std::int32_t begin,
                                    std::vector<std::int32_t> own, Pass& pass) const {
-    const auto known = own.size();  // the first token, from the pass before
-    const std::size_t seen =
-        work_->spec->has_penalties()
-            ? work_->context.size() + static_cast<std::size_t>(begin) - work_->feed.size()
-            : 0;
-    std::vector<ops::SampleRow> how;
-    for (std::size_t i = known; i < j.tokens.size(); ++i)
-      how.push_back(draw(step, static_cast<std::int32_t>(i),
-                         work_->spec->has_penalties() ? seen + i : seen_.size()));
-    const auto first = begin + static_cast<std::int32_t>(known) - 1;
-    for (const std::int32_t token : pass.draw_late(row_, first, how)) {
-      if (!own.empty() && own.back() != j.tokens[own.size() - 1]) break;
-      own.push_back(token);
+    constexpr std::size_t kAtOnce = 8;  // a whole vocabulary each, and most steps part early
+    const bool counts = work_->spec->has_penalties();
+    const std::size_t before =
+        work_->context.size() + static_cast<std::size_t>(begin) - work_->feed.size();
+    const auto agrees = [&] { return own.empty() || own.back() == j.tokens[own.size() - 1]; };
+    while (own.size() < j.tokens.size() && agrees()) {
+      const std::size_t at = own.size(), end = std::min(at + kAtOnce, j.tokens.size());
+      std::vector<ops::SampleRow> how;
+      for (std::size_t i = at; i < end; ++i)
+        how.push_back(draw(step, static_cast<std::int32_t>(i), counts ? before + i : 0));
+      const auto first = begin + static_cast<std::int32_t>(at) - 1;
+      const auto drawn = pass.draw_late(row_, first, how);
+      if (drawn.empty()) break;
+      for (const std::int32_t token : drawn)
+        if (agrees()) own.push_back(token);
     }
     return own;
   }
