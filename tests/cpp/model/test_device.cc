@@ -7,31 +7,15 @@
 #include "model/graphs.h"
 #include "model/vl_model.h"
 #include "ops/ops.h"
+#include "small_model.h"
 
 using namespace dream_r;
 
 namespace {
 
-ModelConfig text_model() {
-  ModelConfig c;
-  c.model_type = "qwen3_vl";
-  c.text = {.hidden = 32,
-            .layers = 2,
-            .heads = 4,
-            .kv_heads = 2,
-            .head_dim = 16,
-            .ffn = 48,
-            .vocab = 50,
-            .rope_theta = 1e4,
-            .mrope_sections = {4, 2, 2},
-            .tied_head = true,
-            .moe = {}};
-  return c;
-}
-
 // One of each tower, all reading one picture of 4 x 6 patches.
 ModelConfig with_tower(VisionKind kind) {
-  ModelConfig c = text_model();
+  ModelConfig c = test::small_model(2);
   c.vision.kind = kind;
   c.vision.depth = 2, c.vision.hidden = 32, c.vision.heads = 2, c.vision.ffn = 48;
   c.vision.out_hidden = 32, c.vision.patch = 4, c.vision.merge = 2, c.vision.temporal_patch = 2;
@@ -111,7 +95,7 @@ class Decoding {
 TEST_CASE("device: decoding by graphs gives the CPU's logits, in any number of rows") {
   if (!kHasCuda) return;
   for (const bool experts : {false, true}) {
-    ModelConfig c = text_model();
+    ModelConfig c = test::small_model(2);
     if (experts) c.text.moe = {.experts = 6, .per_token = 2, .ffn = 16, .dense_layers = {}};
     const auto here = random_model(c, {DType::f32, 1});
     const auto there = random_model(c, {DType::f32, 1, cuda_device()});
@@ -127,7 +111,7 @@ TEST_CASE("device: decoding by graphs gives the CPU's logits, in any number of r
 
 TEST_CASE("device: a graph serves until the keys pass its bound, and scratch that moved ends it") {
   if (!kHasCuda) return;
-  const auto model = random_model(text_model(), {DType::bf16, 1, cuda_device()});
+  const auto model = random_model(test::small_model(2), {DType::bf16, 1, cuda_device()});
   Graphs graphs;
   Decoding with(*model, 1, &graphs), without(*model, 1, nullptr);
   for (int i = 0; i < 260; ++i) {

@@ -4,6 +4,7 @@
 #include "doctest.h"
 #include "files.h"
 #include "model/vl_model.h"
+#include "small_model.h"
 
 using namespace dream_r;
 using test::error_of;
@@ -11,22 +12,7 @@ using test::has;
 
 namespace {
 
-ModelConfig tiny() {
-  ModelConfig c;
-  c.model_type = "qwen3_vl";
-  c.text = {.hidden = 32,
-            .layers = 3,
-            .heads = 4,
-            .kv_heads = 2,
-            .head_dim = 16,
-            .ffn = 48,
-            .vocab = 50,
-            .rope_theta = 1e4,
-            .mrope_sections = {4, 2, 2},
-            .tied_head = true,
-            .moe = {}};
-  return c;
-}
+ModelConfig tiny() { return test::small_model(3); }
 
 BatchRow row_of(std::span<const std::int32_t> tokens, std::span<const Position> positions,
                 const std::int32_t* table) {
