@@ -87,7 +87,7 @@ void lanes(GpuReport& report, const std::string& target_name, const std::string&
   snapshot(report, *target);
   EngineOptions o;
   o.target_threads = o.draft_threads = 1;
-  const Speeds s = calibrate(*target, *draft, o);
+  const Speeds s = calibrate(*target, *draft, RequestOptions().suffix, o);
   std::printf("%s: d %.3f, v %.3f; side by side r_D %.2f, r_T %.2f, together %.2f of one alone\n",
               title.c_str(), s.draft, s.verify, s.relative_draft, s.relative_target,
               s.relative_draft + s.relative_target);
@@ -103,10 +103,13 @@ void lanes(GpuReport& report, const std::string& target_name, const std::string&
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   GpuReport report(parse(argc, argv, "Forwards on a GPU, models with random weights"));
   for (const bool w4 : {false, true}) forwards(report, "2B", w4);
   for (const char* name : {"8B", "32B", "30B-A3B"}) forwards(report, name, true);
   lanes(report, "32B", "2B", false);
   lanes(report, "32B", "2B", true);
+} catch (const Error& e) {
+  std::fprintf(stderr, "%s\n", e.what());
+  return 1;
 }
