@@ -15,7 +15,6 @@ namespace {
 constexpr int kStep = 16;         // tokens of a typical step
 constexpr int kTokens = 4;        // forwards of one token in a sample
 constexpr int kContext = 400;     // tokens read before: a picture and half a chain of thought
-constexpr int kBlocks = 32;       // of a cache that holds all of this
 constexpr int kSpin = 50;         // microseconds, as a lane's
 constexpr double kBudget = 0.05;  // seconds a measurement may take, once it has one sample
 
@@ -40,15 +39,16 @@ double ratio(A a, B b) {
   return median_of([&] { return a() / b(); });
 }
 
-// One model with a small cache of its own, decoding nonsense at realistic cost.
+// One model with a small cache of its own, for forwards of up to `most` rows: nonsense at realistic
+// cost.
 class Bench {
  public:
-  Bench(const Model& model, int threads, bool graphs)
+  Bench(const Model& model, int threads, bool graphs, int most)
       : model_(model),
         stream_(Stream::on(model.device(), threads, kSpin, 0)),
         arena_(model.device()),
-        kv_(model.kv_shape(), kBlocks, model.device()),
-        table_(kBlocks),
+        kv_(model.kv_shape(), (kContext + most) / KvStore::kBlock + 1, model.device()),
+        table_(static_cast<std::size_t>(kv_.blocks())),
         with_graphs_(graphs) {
     std::iota(table_.begin(), table_.end(), 0);
   }
@@ -130,11 +130,11 @@ Speeds calibrate(const Model& target, const Model& draft, int question,
             static_cast<double>(std::max<std::size_t>(1, target.weight_bytes()));
   s.verify = 3.0 / kStep;  // nominal: one pass over the weights and its rows, against kStep passes
   if (options.inline_mode) return s;
-  Bench t(target, options.target_threads, options.cuda_graphs);
-  Bench d(draft, options.draft_threads, options.cuda_graphs);
+  const int rows = kStep + question;  // of a verify pass
+  Bench t(target, options.target_threads, options.cuda_graphs, 2 * rows);
+  Bench d(draft, options.draft_threads, options.cuda_graphs, 1);
   const auto target_step = [&] { return kStep * t.token(); };
   const double drafted = ratio([&] { return kStep * d.token(); }, target_step);
-  const int rows = kStep + question;  // of a verify pass
   const double judged = ratio([&] { return t.forward(rows); }, target_step);
   s.verify_more = ratio([&] { return t.forward(2 * rows); }, [&] { return t.forward(rows); }) - 1;
   if (options.race == Race::first) s.draft = drafted, s.verify = judged;

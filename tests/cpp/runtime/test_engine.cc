@@ -38,6 +38,16 @@ TEST_CASE("alpha 1 commits exactly what the target alone writes") {
   }
 }
 
+TEST_CASE("a question of hundreds of tokens: speeds are measured, and steps judged, with it") {
+  const Pair pair;
+  Vocabulary words = vocabulary();
+  words.suffix.assign(300, 50);
+  auto o = options(Method::fpsr, 1.0, false);
+  const auto ar = run(pair, options(Method::ar, 0.7, true), 0.0f);
+  const auto got = run(pair, o, 0.0f, {}, words);
+  for (std::size_t k = 0; k < ar.size(); ++k) CHECK(got[k].tokens == ar[k].tokens);
+}
+
 TEST_CASE("race verdict: the output is a function of the seed alone") {
   const Pair pair;
   auto o = options(Method::fpsr, 0.0, true);
