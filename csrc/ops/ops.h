@@ -67,11 +67,11 @@ void add(Stream& s, Tensor a, const Tensor& b);
 // ---- linear ----------------------------------------------------------------------------------
 // out[t, j] = sum_i x[t, i] * W[j, i] (+ bias[j]). x: f32 [T, k]; out: f32 [T, n].
 // bf16 weights: x is rounded to bf16 first (nearest even) and products accumulate in f32.
-// w4 weights: on the CPU x stays f32, and the result equals that of the f32 weights (q - z) * s bit
-// for bit. Not so by tiles of AMX (cpu_isa() "amx"): x is rounded to bf16 there too, its products
-// with q - z are summed group by group, and each sum is then scaled by s
-// (cpu/linear_tiles_w4.inl). On CUDA x is rounded to bf16, the weights are not (but by cuBLASLt,
-// which where it is found takes more than 256 rows: there each weight is rounded to bf16).
+// w4 weights: on the CPU x stays f32, products are summed group by group, and each sum meets its s
+// once (cpu/linear_w4.inl): within f32 roundings of the product with (q - z) * s, not its bits. By
+// tiles of AMX (cpu_isa() "amx") x is rounded to bf16 too (cpu/linear_tiles_w4.inl). On CUDA x is
+// rounded to bf16, the weights are not (but by cuBLASLt, which where it is found takes more than
+// 256 rows: there each weight is rounded to bf16).
 void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out);
 
 // ---- mixture of experts ----------------------------------------------------------------------
