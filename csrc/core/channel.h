@@ -2,12 +2,13 @@
 // Many producers, one consumer, unbounded. pop() blocks (after polling for `spin_us`) until there
 // is an item or the channel is closed and empty; then it returns nothing.
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <optional>
 #include <utility>
+
+#include "core/spin.h"
 
 namespace dream_r {
 
@@ -35,13 +36,7 @@ class Channel {
   }
 
   std::optional<T> pop() {
-    if (spin_us_ > 0) {
-      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
-      while (std::chrono::steady_clock::now() < until) {
-        if (auto item = try_pop()) return item;
-        for (int i = 0; i < 32; ++i) relax();
-      }
-    }
+    spin_until([&] { return size_.load(std::memory_order_acquire) > 0; }, spin_us_);
     std::unique_lock lock(mutex_);
     ready_.wait(lock, [&] { return !items_.empty() || closed_; });
     return take();
@@ -56,11 +51,6 @@ class Channel {
   }
 
  private:
-  static void relax() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-  }
   std::optional<T> take() {
     if (items_.empty()) return std::nullopt;
     std::optional<T> item(std::move(items_.front()));

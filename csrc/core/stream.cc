@@ -2,55 +2,39 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <exception>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "core/check.h"
+#include "core/cores.h"
+#include "core/spin.h"
 
 namespace dream_r {
 namespace {
 
-void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
+// The smallest chunk of a job is this share of its grain: members then finish at about one time.
+constexpr std::int64_t kTail = 4;
 
-// Polls until value != old or `spin_us` have passed, then sleeps on the value. After about 2 us the
-// processor is offered to others between polls: where two members share one core, the one that has
-// work must not wait for the other's patience.
+// Polls until value != old or `spin_us` have passed, then sleeps on the value.
 std::uint32_t await_change(const std::atomic<std::uint32_t>& value, std::uint32_t old,
                            int spin_us) {
-  using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
-  for (bool polite = false;;) {
-    for (int i = 0; i < (polite ? 4 : 32); ++i) {
-      const auto now = value.load(std::memory_order_acquire);
-      if (now != old) return now;
-      relax();
-    }
-    const auto waited = Clock::now() - start;
-    if (waited >= std::chrono::microseconds(spin_us)) break;
-    polite = waited >= std::chrono::microseconds(2);
-    if (polite) std::this_thread::yield();
-  }
-  for (;;) {
-    value.wait(old, std::memory_order_acquire);
-    const auto now = value.load(std::memory_order_acquire);
-    if (now != old) return now;
-  }
+  std::uint32_t now = old;
+  const auto changed = [&] { return (now = value.load(std::memory_order_acquire)) != old; };
+  if (spin_until(changed, spin_us)) return now;
+  while (!changed()) value.wait(old, std::memory_order_acquire);
+  return now;
 }
 
 }  // namespace
 
-// One job at a time, cut into one part for each member. A part is offered through its member's
-// `turn` (odd = offered, even = taken) and taken by whoever exchanges it first: the member, or the
-// caller once its own part is done, so a member that sleeps or has lost its core holds nobody up.
-// The job's fields are read only by those who took a part, and the caller waits for all of these:
-// they need no lock.
+// One job at a time, cut into chunks that whoever is free takes next: a member that has lost its
+// core, or wakes late, holds nobody up. Each member is invited through its `turn` (odd = invited,
+// even = taken); the invitation is taken by whoever exchanges it first: the member, or the caller
+// when no chunk is left. The job's fields are read only by those who took one, and the caller waits
+// for all of these: they need no lock.
 struct Stream::Team {
   struct alignas(64) Member {
     std::atomic<std::uint32_t> turn{0};
@@ -87,26 +71,36 @@ struct Stream::Team {
       if (seen % 2 == 0 || !take(me, seen)) continue;
       ++seen;
       if (stop.load(std::memory_order_relaxed)) return;
-      run_part(index);
+      if (this_core() == caller_core) leave_core(caller_core);
+      run_chunks(index);
       if (pending.fetch_sub(1) == 1) pending.notify_one();
     }
   }
 
-  void run_part(int index) noexcept {
+  // The next chunk, half of an even share of what is left: large ones first, so that few are
+  // taken, small ones last. Empty (begin == n) when nothing is left.
+  std::pair<std::int64_t, std::int64_t> take_chunk() {
+    auto at = next.load(std::memory_order_relaxed);
+    for (;;) {
+      const std::int64_t share = std::max(smallest, (n - at) / (2 * sharers));
+      const auto end = std::min(n, at + (share + multiple - 1) / multiple * multiple);
+      if (next.compare_exchange_weak(at, end, std::memory_order_relaxed)) return {at, end};
+    }
+  }
+
+  void run_chunks(int index) noexcept {
     try {
-      (*fn)(index* chunk, std::min(n, (index + 1) * chunk));
+      for (auto [at, end] = take_chunk(); at < n; std::tie(at, end) = take_chunk()) (*fn)(at, end);
     } catch (...) {
       members[index].error = std::current_exception();
     }
   }
 
-  // The caller: what no member has begun, then the wait for what they have.
-  void finish(int parts) {
-    for (int i = 1; i < parts; ++i) {
+  // The caller, when no chunk is left: nobody else need come, and those who did are waited for.
+  void finish(int invited) {
+    for (int i = 1; i <= invited; ++i) {
       const auto turn = members[i].turn.load(std::memory_order_relaxed);
-      if (turn % 2 == 0 || !take(members[i], turn)) continue;
-      run_part(i);
-      pending.fetch_sub(1, std::memory_order_relaxed);
+      if (turn % 2 == 1 && take(members[i], turn)) pending.fetch_sub(1, std::memory_order_relaxed);
     }
     for (auto left = pending.load(std::memory_order_acquire); left != 0;)
       left = await_change(pending, left, spin_us);
@@ -117,8 +111,10 @@ struct Stream::Team {
   std::vector<Member> members;
   std::atomic<bool> stop{false};
   const std::function<void(std::int64_t, std::int64_t)>* fn = nullptr;
-  std::int64_t n = 0, chunk = 0;
-  alignas(64) std::atomic<std::uint32_t> pending{0};  // parts that are not done
+  int caller_core = -1;
+  std::int64_t n = 0, smallest = 1, multiple = 1, sharers = 1;
+  alignas(64) std::atomic<std::int64_t> next{0};      // the first item nobody has taken
+  alignas(64) std::atomic<std::uint32_t> pending{0};  // invited members that are not done
 };
 
 Stream::Stream(int threads, int spin_us) {
@@ -186,22 +182,23 @@ void Stream::limit(int active) {
   if (team_) team_->active.store(active, std::memory_order_relaxed);
 }
 
-void Stream::run(std::int64_t n, std::int64_t grain,
+void Stream::run(std::int64_t n, std::int64_t grain, std::int64_t multiple,
                  const std::function<void(std::int64_t, std::int64_t)>& fn) {
   Team& team = *team_;
-  // Every part but the last has at least `grain` items; parallel_for has seen that n > grain.
-  const std::int64_t most = std::min<std::int64_t>(active(), n / grain);
-  const std::int64_t even = (n + most - 1) / most;
-  team.chunk = (even + grain - 1) / grain * grain;
-  const auto parts = static_cast<int>((n + team.chunk - 1) / team.chunk);
+  team.sharers = std::min<std::int64_t>(active(), n / grain);  // parallel_for: n >= 2 grain
+  team.smallest = std::max<std::int64_t>(1, grain / kTail);
+  team.multiple = multiple;
+  const int invited = static_cast<int>(team.sharers) - 1;
   team.n = n;
   team.fn = &fn;
-  team.pending.store(static_cast<std::uint32_t>(parts - 1), std::memory_order_relaxed);
-  for (int i = 1; i < parts; ++i) Team::offer(team.members[i]);
-  team.run_part(0);
-  team.finish(parts);
+  team.caller_core = this_core();
+  team.next.store(0, std::memory_order_relaxed);
+  team.pending.store(static_cast<std::uint32_t>(invited), std::memory_order_relaxed);
+  for (int i = 1; i <= invited; ++i) Team::offer(team.members[i]);
+  team.run_chunks(0);
+  team.finish(invited);
   std::exception_ptr first;
-  for (int i = 0; i < parts; ++i) {
+  for (int i = 0; i <= invited; ++i) {
     auto error = std::exchange(team.members[i].error, nullptr);
     if (!first) first = std::move(error);
   }

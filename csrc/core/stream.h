@@ -1,6 +1,6 @@
 #pragma once
 // A Stream is where ops run. On the CPU it is a team of threads: the caller is member 0 and works
-// too, the others spin for a short while and then sleep. An op has finished when it returns. A
+// too, the others poll for a while, offering their core to whoever needs it, and then sleep. An op has finished when it returns. A
 // Stream of one thread is the inline mode: everything on the caller, in order.
 // On a CUDA device it is a stream of that device: ops are issued in order and return at once,
 // wait() waits for them. A Stream belongs to one lane; calls on one Stream from two threads at once
@@ -16,14 +16,18 @@ namespace dream_r {
 
 class Stream {
  public:
-  // `threads` >= 1, the caller included. `spin_us`: how long an idle member polls before it sleeps.
-  explicit Stream(int threads = 1, int spin_us = 50);
+  // How long an idle member polls before it sleeps: a lane waits for its next work about as long,
+  // and an op that has to wake its members first costs more than it saves.
+  static constexpr int kSpinMicroseconds = 1000;
+
+  // `threads` >= 1, the caller included.
+  explicit Stream(int threads = 1, int spin_us = kSpinMicroseconds);
   // A CUDA stream where `device` is one, of `priority` (larger goes first, 0 is the lowest), else
   // one thread. Error where the device cannot be used.
   explicit Stream(Device device, int priority = 0);
   // The first on the CPU, the second elsewhere.
-  static Stream on(Device device, int threads, int spin_us, int priority) {
-    return device.on_cuda() ? Stream(device, priority) : Stream(threads, spin_us);
+  static Stream on(Device device, int threads, int priority) {
+    return device.on_cuda() ? Stream(device, priority) : Stream(threads);
   }
   ~Stream();
   Stream(const Stream&) = delete;
@@ -47,22 +51,22 @@ class Stream {
   void limit(int active);
   int active() const;
 
-  // fn(begin, end) over disjoint ranges that cover [0, n); ranges are multiples of `grain` long
-  // (except the last), and small n runs on the caller alone. The split never changes a result: an
-  // output element is computed wholly inside one range.
+  // fn(begin, end) over disjoint ranges that cover [0, n), multiples of `multiple` long (but the
+  // last). `grain`: items that are worth a member's coming; less than two grains run on the caller
+  // alone. The split never changes a result: an output element is computed wholly inside one range.
   template <class F>
-  void parallel_for(std::int64_t n, std::int64_t grain, F&& fn) {
-    if (active() == 1 || n <= grain) {
+  void parallel_for(std::int64_t n, std::int64_t grain, F&& fn, std::int64_t multiple = 1) {
+    if (active() == 1 || n < 2 * grain) {
       if (n > 0) fn(std::int64_t{0}, n);
       return;
     }
-    run(n, grain, [&fn](std::int64_t b, std::int64_t e) { fn(b, e); });
+    run(n, grain, multiple, [&fn](std::int64_t b, std::int64_t e) { fn(b, e); });
   }
 
  private:
   struct Team;
   struct OnCuda;
-  void run(std::int64_t n, std::int64_t grain,
+  void run(std::int64_t n, std::int64_t grain, std::int64_t multiple,
            const std::function<void(std::int64_t, std::int64_t)>& fn);
   std::unique_ptr<Team> team_;
   Device device_;

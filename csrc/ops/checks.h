@@ -30,9 +30,9 @@ inline void check_ids(const char* op, const char* name, const std::int32_t* ids,
         << op << ": " << name << "[" << i << "] = " << ids[i] << " is not in [0, " << limit << ")";
 }
 
-// Items a thread must have for waking it to pay: about 10 us of work (a round trip costs 1-2 us).
+// Items that are worth a member's coming: about 2.5 us of work (a round trip costs about 1).
 inline std::int64_t grain_for(double ns_per_item) {
-  constexpr double kWorthwhileNs = 10'000.0;
+  constexpr double kWorthwhileNs = 2'500.0;
   return static_cast<std::int64_t>(kWorthwhileNs / ns_per_item) + 1;
 }
 

@@ -48,25 +48,30 @@ void run(Stream& s, const cpu::LinearKernel& kernel, const cpu::LinearArgs& all,
   const std::int64_t panels = (all.n + kPanel - 1) / kPanel;
   if (panels < 8 * s.active() && all.rows >= 64 * s.active()) {  // tall and narrow
     const double per_row = per_panel * static_cast<double>(panels) / static_cast<double>(all.rows);
-    const std::int64_t tile = kernel.tile_rows;
-    s.parallel_for(all.rows, (grain_for(per_row) + tile - 1) / tile * tile,
-                   [&](auto begin, auto end) {
-                     cpu::LinearArgs a = all;
-                     a.x = static_cast<const std::byte*>(all.x) + begin * all.x_stride;
-                     a.out = all.out + begin * all.n;
-                     a.rows = end - begin;
-                     a.panel_end = panels;
-                     kernel.run(a);
-                   });
+    s.parallel_for(
+        all.rows, grain_for(per_row),
+        [&](auto begin, auto end) {
+          cpu::LinearArgs a = all;
+          a.x = static_cast<const std::byte*>(all.x) + begin * all.x_stride;
+          a.out = all.out + begin * all.n;
+          a.rows = end - begin;
+          a.panel_end = panels;
+          kernel.run(a);
+        },
+        kernel.tile_rows);
     return;
   }
-  const std::int64_t grain = (grain_for(per_panel) + 7) / 8 * 8;
-  s.parallel_for(panels, grain, [&](auto begin, auto end) {
-    cpu::LinearArgs a = all;
-    a.panel_begin = begin;
-    a.panel_end = end;
-    kernel.run(a);
-  });
+  // Whole tiles of every instruction set: one row's are up to three, four or eight panels wide.
+  const std::int64_t whole = all.rows == 1 ? 12 : 4;
+  s.parallel_for(
+      panels, grain_for(per_panel),
+      [&](auto begin, auto end) {
+        cpu::LinearArgs a = all;
+        a.panel_begin = begin;
+        a.panel_end = end;
+        kernel.run(a);
+      },
+      whole);
 }
 
 void check_weight(const char* op, const LinearWeight& w) {

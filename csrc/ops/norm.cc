@@ -78,7 +78,7 @@ void silu_mul(Stream& s, const Tensor& gate_up, Tensor out) {
       }))
     return;
   const auto& kernel = cpu::kernels();
-  s.parallel_for(rows, grain_for(10.0 + 0.4 * static_cast<double>(f)), [&](auto b, auto e) {
+  s.parallel_for(rows, grain_for(10.0 + 0.6 * static_cast<double>(f)), [&](auto b, auto e) {
     kernel.silu_mul(gate_up.data<float>() + b * 2 * f, e - b, f, out.data<float>() + b * f);
   });
 }
@@ -94,8 +94,8 @@ void gelu(Stream& s, Tensor x, Gelu kind) {
   const auto& kernel = cpu::kernels();
   const auto fn = kind == Gelu::exact ? kernel.gelu_exact : kernel.gelu_tanh;
   // Chunks of 16: the split never changes which lane of a vector an element meets.
-  s.parallel_for(x.numel(), grain_for(0.4) / 16 * 16,
-                 [&](auto b, auto e) { fn(x.data<float>() + b, e - b); });
+  s.parallel_for(
+      x.numel(), grain_for(0.4), [&](auto b, auto e) { fn(x.data<float>() + b, e - b); }, 16);
 }
 
 void add(Stream& s, Tensor a, const Tensor& b) {

@@ -77,7 +77,7 @@ void qk_norm_rope(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm, cons
       }))
     return;
   const auto& kernel = cpu::kernels();
-  s.parallel_for(rows, grain_for(0.45 * static_cast<double>(width)), [&](auto begin, auto end) {
+  s.parallel_for(rows, grain_for(0.8 * static_cast<double>(width)), [&](auto begin, auto end) {
     cpu::RopeArgs a{};
     a.qkv = qkv.data<float>() + begin * width;
     a.rows = end - begin;

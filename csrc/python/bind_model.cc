@@ -19,7 +19,6 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Ints = std::vector<std::int32_t>;
 
-constexpr int kSpin = 50;  // microseconds, as a lane's
 
 py::array_t<float> to_numpy(const Tensor& t) {
   std::vector<py::ssize_t> shape;
@@ -59,7 +58,7 @@ class Session {
  public:
   Session(std::shared_ptr<Model> model, std::int32_t blocks, int threads)
       : model_(std::move(model)),
-        stream_(Stream::on(model_->device(), threads, kSpin, 0)),
+        stream_(Stream::on(model_->device(), threads, 0)),
         arena_(model_->device()),
         kv_(model_->kv_shape(), blocks, model_->device()),
         table_(static_cast<std::size_t>(blocks)) {

@@ -15,7 +15,6 @@ namespace {
 constexpr int kStep = 16;         // tokens of a typical step
 constexpr int kTokens = 4;        // forwards of one token in a sample
 constexpr int kContext = 400;     // tokens read before: a picture and half a chain of thought
-constexpr int kSpin = 50;         // microseconds, as a lane's
 constexpr double kBudget = 0.05;  // seconds a measurement may take, once it has one sample
 
 double seconds() {
@@ -45,7 +44,7 @@ class Bench {
  public:
   Bench(const Model& model, int threads, bool graphs, int most)
       : model_(model),
-        stream_(Stream::on(model.device(), threads, kSpin, 0)),
+        stream_(Stream::on(model.device(), threads, 0)),
         arena_(model.device()),
         kv_(model.kv_shape(), (kContext + most) / KvStore::kBlock + 1, model.device()),
         table_(static_cast<std::size_t>(kv_.blocks())),

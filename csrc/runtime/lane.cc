@@ -20,7 +20,7 @@ Lane::Lane(LaneId id, std::shared_ptr<const Model> model, std::shared_ptr<KvStor
       options_(options),
       clock_(clock),
       hand_back_(std::move(hand_back)),
-      stream_(Stream::on(model_->device(), threads, kSpinMicroseconds, priority_of(id))),
+      stream_(Stream::on(model_->device(), threads, priority_of(id))),
       arena_(model_->device()),
       pass_(*model_, stream_, arena_, *kv_, keywords_, options.cuda_graphs ? &graphs_ : nullptr),
       context_{*model_, vocabulary, options, stream_},

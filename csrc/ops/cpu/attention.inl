@@ -28,27 +28,36 @@ DR_INLINE void start_row(RowState& r, int dim) {
   for (int d = 0; d < dim; d += 16) store(r.acc + d, set1(0.0f));
 }
 
-// 16 scores of each of R rows; k: [dim][16]. Two chains a row, over even and odd elements.
+// Adds elements d, d + 2, ... of k: [dim][16] to 16 scores of each of R rows.
 template <int R, class T>
-DR_INLINE void few_scores(const RowState* rows, const T* k, int dim, V* s) {
+DR_INLINE void add_every_other(const RowState* rows, const T* k, int d, int dim, V* s) {
+  for (; d < dim; d += 2) {
+    const V kd = pin(load(k + d * 16));
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) s[r] = fma(set1(rows[r].q[d]), kd, s[r]);
+  }
+}
+
+// 16 scores of each of R rows in two chains a row, over even and over odd elements: together where
+// the registers hold all of them, else one after the other.
+template <int R, class T>
+DR_INLINE void block_scores(const RowState* rows, const T* k, int dim, V* s) {
   V odd[R];
   for (int r = 0; r < R; ++r) s[r] = odd[r] = set1(0.0f);
-  for (int d = 0; d < dim; d += 2) {
-    const V k0 = pin(load(k + d * 16)), k1 = pin(load(k + d * 16 + 16));
+  if constexpr (R > kScoreRows) {
+    add_every_other<R>(rows, k, 0, dim, s);
+    add_every_other<R>(rows, k, 1, dim, odd);
+  } else {
+    for (int d = 0; d < dim; d += 2) {
+      const V k0 = pin(load(k + d * 16)), k1 = pin(load(k + d * 16 + 16));
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      s[r] = fma(set1(rows[r].q[d]), k0, s[r]);
-      odd[r] = fma(set1(rows[r].q[d + 1]), k1, odd[r]);
+      for (int r = 0; r < R; ++r) {
+        s[r] = fma(set1(rows[r].q[d]), k0, s[r]);
+        odd[r] = fma(set1(rows[r].q[d + 1]), k1, odd[r]);
+      }
     }
   }
   for (int r = 0; r < R; ++r) s[r] = s[r] + odd[r];
-}
-
-// The same for as many rows at a time as the registers hold.
-template <int R, class T>
-DR_INLINE void block_scores(const RowState* rows, const T* k, int dim, V* s) {
-  constexpr int kRows = R < kScoreRows ? R : kScoreRows;
-  for (int r = 0; r < R; r += kRows) few_scores<kRows>(rows + r, k, dim, s + r);
 }
 
 DR_INLINE V unseen_after(V s, int valid) {

@@ -14,7 +14,12 @@ DR_INLINE float reduce(const float* x, std::int64_t n, F&& f) {
   std::int64_t i = 0;
   for (; i + 64 <= n; i += 64)
     for (int j = 0; j < 4; ++j) s.a[j] = f(load(x + i + 16 * j), s.a[j], 16);
-  for (int j = 0; i + 16 <= n; i += 16, ++j) s.a[j] = f(load(x + i), s.a[j], 16);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {  // unrolled, the sums stay in registers
+    if (i + 16 > n) break;
+    s.a[j] = f(load(x + i), s.a[j], 16);
+    i += 16;
+  }
   if (i < n) s.a[3] = f(load(x + i, static_cast<int>(n - i)), s.a[3], static_cast<int>(n - i));
   return total(s);
 }

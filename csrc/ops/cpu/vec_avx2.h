@@ -159,7 +159,7 @@ constexpr int kTileRowsBf16 = 5, kFewRowsBf16 = 2, kFewPanelsBf16 = 2;
 // waits for them), two rows by two panels eight.
 constexpr int kGemvPanelsW4 = 3, kFewRowsW4 = 2, kFewPanelsW4 = 2;
 
-constexpr int kScoreRows = 2;  // rows of attention that meet a block of keys at once
+constexpr int kScoreRows = 2;  // rows of attention whose two chains fit together
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page. On Zen 512 took 15 % less time than 1024.
