@@ -1,10 +1,10 @@
 #pragma once
 // A Stream is where ops run. On the CPU it is a team of threads: the caller is member 0 and works
-// too, the others poll for a while, offering their core to whoever needs it, and then sleep. An op has finished when it returns. A
-// Stream of one thread is the inline mode: everything on the caller, in order.
-// On a CUDA device it is a stream of that device: ops are issued in order and return at once,
-// wait() waits for them. A Stream belongs to one lane; calls on one Stream from two threads at once
-// are a programming error.
+// too, the others poll for a while, offering their core to whoever needs it, and then sleep. An op
+// has finished when it returns. A Stream of one thread is the inline mode: everything on the
+// caller, in order. On a CUDA device it is a stream of that device: ops are issued in order and
+// return at once, wait() waits for them. A Stream belongs to one lane; calls on one Stream from two
+// threads at once are a programming error.
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -53,7 +53,8 @@ class Stream {
 
   // fn(begin, end) over disjoint ranges that cover [0, n), multiples of `multiple` long (but the
   // last). `grain`: items that are worth a member's coming; less than two grains run on the caller
-  // alone. The split never changes a result: an output element is computed wholly inside one range.
+  // alone, and no range but the last is shorter than a quarter of one. The split never changes a
+  // result: an output element is computed wholly inside one range.
   template <class F>
   void parallel_for(std::int64_t n, std::int64_t grain, F&& fn, std::int64_t multiple = 1) {
     if (active() == 1 || n < 2 * grain) {

@@ -19,7 +19,6 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Ints = std::vector<std::int32_t>;
 
-
 py::array_t<float> to_numpy(const Tensor& t) {
   std::vector<py::ssize_t> shape;
   for (int i = 0; i < t.shape().rank(); ++i) shape.push_back(t.dim(i));

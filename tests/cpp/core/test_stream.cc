@@ -22,8 +22,7 @@ struct Range {
 std::vector<Range> ranges(Stream& s, std::int64_t n, std::int64_t grain,
                           std::int64_t multiple = 1) {
   std::vector<Range> parts(static_cast<std::size_t>(n) + 1, {-1, -1});
-  s.parallel_for(
-      n, grain, [&](std::int64_t b, std::int64_t e) { parts[b] = {b, e}; }, multiple);
+  s.parallel_for(n, grain, [&](std::int64_t b, std::int64_t e) { parts[b] = {b, e}; }, multiple);
   std::erase_if(parts, [](const Range& r) { return r.begin < 0; });
   return parts;
 }
@@ -49,7 +48,7 @@ std::size_t members_at_work(Stream& s, std::size_t wanted, std::chrono::millisec
 
 }  // namespace
 
-TEST_CASE("parallel_for covers [0, n) once, in ranges of a grain or more") {
+TEST_CASE("parallel_for covers [0, n) once, in ranges no shorter than a quarter of a grain") {
   for (const int threads : {1, 2, 3, 5}) {
     Stream s(threads, 0);
     for (const std::int64_t n : {0, 1, 2, 7, 16, 17, 100}) {
@@ -59,7 +58,7 @@ TEST_CASE("parallel_for covers [0, n) once, in ranges of a grain or more") {
           for (const auto& [begin, end] : ranges(s, n, grain, multiple)) {
             CHECK(begin == at);
             CHECK(end > begin);
-            if (end != n) CHECK(end - begin >= grain);
+            if (end != n) CHECK(end - begin >= grain / 4);
             if (end != n) CHECK((end - begin) % multiple == 0);
             at = end;
           }
@@ -74,7 +73,7 @@ TEST_CASE("small work stays on the caller, large work is for every member within
   using std::chrono::milliseconds;
   Stream s(3);
   CHECK(ranges(s, 15, 8).size() == 1);
-  CHECK(ranges(s, 16, 8).size() == 2);
+  CHECK(ranges(s, 16, 8).size() > 1);
   CHECK(members_at_work(s, 3, milliseconds(10'000)) == 3);
   s.limit(2);
   CHECK(s.active() == 2);
