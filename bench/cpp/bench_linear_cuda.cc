@@ -29,8 +29,9 @@ const Matrix kExperts[] = {{"30B-A3B experts' gate_up", 1536, 2048},
 constexpr int kRows[] = {1, 2, 4, 8, 16, 32, 64, 150, 256, 600, 2048};
 
 LinearWeight make_weight(Stream& s, std::int64_t n, std::int64_t k, WeightFormat format) {
-  LinearWeight w = RandomSource(1).linear(s, format, n, k, kGroup);
-  s.wait();
+  RandomSource source(1);
+  LinearWeight w = source.linear(s, format, n, k, kGroup);
+  s.wait();  // the source goes, and kernels read weights early
   return w;
 }
 
