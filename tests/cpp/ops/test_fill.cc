@@ -29,7 +29,7 @@ std::uint32_t expected(const Tensor& from, const LinearWeight& w, std::int64_t p
   const std::int64_t at = line * kPanel + lane, begin = at / ops::kFillRun * ops::kFillRun;
   const std::int64_t run = ops::fill_offset(kKey, panel * w.steps() * kPanel + begin);
   const std::uint32_t word = from.data<std::uint32_t>()[run + at - begin];
-  const bool half = w.format == WeightFormat::bf16 && w.k % 2 && line == w.steps() - 1;
+  const bool half = size_of(w.packed.dtype()) == 2 && w.k % 2 && line == w.steps() - 1;
   return half ? word & 0xffffu : word;
 }
 
