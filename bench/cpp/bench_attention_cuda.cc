@@ -14,7 +14,10 @@ struct Model {
   const char* name;
   ops::Heads heads;
 };
-const Model kModels[] = {{"2B", {16, 8, 128}}, {"8B", {32, 8, 128}}, {"32B", {64, 8, 128}}};
+const Model kModels[] = {{"2B", {16, 8, 128}},
+                         {"4B, 8B", {32, 8, 128}},
+                         {"32B", {64, 8, 128}},
+                         {"235B-A22B", {64, 4, 128}}};
 
 struct Work {
   int rows, q_len, context;  // each row's queries end a sequence of `context` tokens of its own

@@ -118,7 +118,19 @@ class GpuReport {
     write();
   }
 
+  // A figure that is no case.
+  void note(const std::string& name, double value, const char* unit) {
+    std::printf("%s: %.3f %s\n", name.c_str(), value, unit);
+    std::fflush(stdout);
+    notes_.push_back({name, unit, value});
+    write();
+  }
+
  private:
+  struct Note {
+    std::string name, unit;
+    double value;
+  };
   struct Case {
     std::string name;
     Time time;
@@ -140,6 +152,10 @@ class GpuReport {
                    i ? "," : "", r.name.c_str(), r.time.median * 1e6, r.time.least * 1e6,
                    r.time.most * 1e6, r.bytes, r.flops, r.copy);
     }
+    std::fprintf(f.get(), "\n], \"notes\": [");
+    for (std::size_t i = 0; i < notes_.size(); ++i)
+      std::fprintf(f.get(), "%s\n  {\"name\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"}",
+                   i ? "," : "", notes_[i].name.c_str(), notes_[i].value, notes_[i].unit.c_str());
     std::fprintf(f.get(), "\n]}\n");
   }
 
@@ -170,6 +186,7 @@ class GpuReport {
   int multiprocessors_ = 0;
   double copy_ = 0;
   std::vector<Case> rows_;
+  std::vector<Note> notes_;
 };
 
 }  // namespace dream_r::bench

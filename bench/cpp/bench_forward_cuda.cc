@@ -1,7 +1,8 @@
 // Forwards of true shapes with random weights on a GPU: decoding (by graphs), drafted steps judged
-// in one pass, both in one pass, prefill; then draft and target alone and side by side on their own
-// streams, a snapshot's copy, and how soon a cancelled request ends. Each model is made, measured
-// and dropped in turn.
+// in one pass, prefill; then draft and target alone and side by side on their own streams, a
+// snapshot's copy, and how soon a cancelled request ends. Each model is made on the device,
+// measured and dropped in turn; one that does not fit is left out.
+#include <latch>
 #include <thread>
 
 #include "bench_cuda.h"
@@ -24,8 +25,23 @@ const Case kCases[] = {
 
 std::shared_ptr<const Model> make(const std::string& name, bool w4) {
   const ModelConfig config = qwen_model(name);
-  const int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return random_model(w4 ? quantised(config) : config, {DType::bf16, threads, cuda_device()});
+  return random_model(w4 ? quantised(config) : config, {DType::bf16, 1, cuda_device()});
+}
+
+// Bytes of weights that a decoded token reads.
+double read_bytes(const Model& model, bool w4) {
+  const auto format = w4 ? WeightFormat::w4 : WeightFormat::bf16;
+  return static_cast<double>(model.weight_bytes()) - unread_bytes(model.config().text, format);
+}
+
+template <class F>
+void where_it_fits(const std::string& what, F&& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    if (e.kind() != Error::Kind::memory) throw;
+    std::printf("%s: left out, %s\n", what.c_str(), e.what());
+  }
 }
 
 void forwards(GpuReport& report, const std::string& name, bool w4) {
@@ -36,8 +52,7 @@ void forwards(GpuReport& report, const std::string& name, bool w4) {
   if (std::none_of(std::begin(kCases), std::end(kCases), wanted)) return;
   const auto model = make(name, w4);
   const TextConfig& t = model->config().text;
-  const double weights = static_cast<double>(model->weight_bytes()) -
-                         unread_bytes(t, w4 ? WeightFormat::w4 : WeightFormat::bf16);
+  const double weights = read_bytes(*model, w4);
   report.calibrate(title);
   for (const Case& c : kCases) {
     if (!wanted(c)) continue;
@@ -77,6 +92,40 @@ double cancelled_in(Engine& engine, const Model& model) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+// Bytes a second that decoding at 1,024 tokens reads, on a stream of its own, once all are `ready`.
+double decode_rate(const Model& model, bool w4, int priority, std::latch& ready) {
+  const Case c{"decode", 1, 1, 1024};
+  Setup setup(model, DType::bf16, c);
+  Stream stream(model.device(), priority);
+  for (int i = 0; i < 3; ++i) setup.forward(stream);
+  stream.wait();
+  ready.arrive_and_wait();
+  const auto begin = std::chrono::steady_clock::now();
+  std::chrono::duration<double> took{};
+  double forwards = 0;
+  for (; took.count() < 0.5; took = std::chrono::steady_clock::now() - begin, ++forwards) {
+    setup.forward(stream);
+    stream.wait();
+  }
+  return forwards * (read_bytes(model, w4) + setup.kv_bytes(c)) / took.count();
+}
+
+void side_by_side(GpuReport& report, const std::string& title, const Model& target,
+                  const Model& draft, bool draft_w4) {
+  std::latch one(1), other(1), both(2);
+  const double alone[] = {decode_rate(target, true, 2, one),
+                          decode_rate(draft, draft_w4, 0, other)};
+  double drafted = 0;
+  std::thread beside([&] { drafted = decode_rate(draft, draft_w4, 0, both); });
+  const double written = decode_rate(target, true, 2, both);
+  beside.join();
+  report.note(title + ": target alone", alone[0] / 1e9, "GB/s");
+  report.note(title + ": draft alone", alone[1] / 1e9, "GB/s");
+  report.note(title + ": target beside the draft", written / 1e9, "GB/s");
+  report.note(title + ": draft beside the target", drafted / 1e9, "GB/s");
+  report.note(title + ": both together", (written + drafted) / 1e9, "GB/s");
+}
+
 void lanes(GpuReport& report, const std::string& target_name, const std::string& draft_name,
            bool draft_w4) {
   const std::string title =
@@ -88,17 +137,19 @@ void lanes(GpuReport& report, const std::string& target_name, const std::string&
   EngineOptions o;
   o.target_threads = o.draft_threads = 1;
   const Speeds s = calibrate(*target, *draft, RequestOptions().suffix, o);
-  std::printf("%s: d %.3f, v %.3f; side by side r_D %.2f, r_T %.2f, together %.2f of one alone\n",
-              title.c_str(), s.draft, s.verify, s.relative_draft, s.relative_target,
-              s.relative_draft + s.relative_target);
+  for (const auto& [name, value] :
+       {std::pair{"d", s.draft}, std::pair{"v", s.verify}, std::pair{"r_D", s.relative_draft},
+        std::pair{"r_T", s.relative_target}})
+    report.note(title + ": " + name, value, "of the target's own");
+  side_by_side(report, title, *target, *draft, draft_w4);
   o.method = Method::ar;
   o.max_requests = 1, o.max_step_tokens = 4096, o.target_kv_tokens = 16384;
   Engine engine(target, nullptr, make_vocabulary(2), o);
   std::vector<double> seconds;
   for (int i = 0; i < 9; ++i) seconds.push_back(cancelled_in(engine, *target));
-  const auto [median, least, most] = spread(seconds);
-  std::printf("%s: a cancelled request ends in %.2f ms [%.2f, %.2f]\n", title.c_str(), 1e3 * median,
-              1e3 * least, 1e3 * most);
+  const Spread ends = spread(seconds);
+  report.note(title + ": a cancelled request ends, median", 1e3 * ends.median, "ms");
+  report.note(title + ": a cancelled request ends, at most", 1e3 * ends.most, "ms");
 }
 
 }  // namespace
@@ -106,9 +157,11 @@ void lanes(GpuReport& report, const std::string& target_name, const std::string&
 int main(int argc, char** argv) try {
   GpuReport report(parse(argc, argv, "Forwards on a GPU, models with random weights"));
   for (const bool w4 : {false, true}) forwards(report, "2B", w4);
-  for (const char* name : {"8B", "32B", "30B-A3B"}) forwards(report, name, true);
-  lanes(report, "32B", "2B", false);
-  lanes(report, "32B", "2B", true);
+  for (const char* name : {"32B", "8B", "4B", "30B-A3B"})
+    where_it_fits(name, [&] { forwards(report, name, true); });
+  for (const bool w4 : {false, true})
+    where_it_fits("lanes", [&] { lanes(report, "32B", "2B", w4); });
+  where_it_fits("235B-A22B", [&] { forwards(report, "235B-A22B", true); });
 } catch (const Error& e) {
   std::fprintf(stderr, "%s\n", e.what());
   return 1;

@@ -97,9 +97,11 @@ class Bench {
         options_.draft.c_str(), options_.draft_format.c_str(), draft_->config().text.layers,
         where().c_str(), options_.requests, options_.prompt, options_.tokens, options_.answer);
     print_header();
-    for (const double p : options_.acceptance) run_at(p);
-    if (!options_.json.empty())
+    for (const double p : options_.acceptance) {
+      run_at(p);
+      if (options_.json.empty()) continue;  // else after every p: a run that is stopped has some
       write_json(options_, target_->config().text.layers, draft_->config().text.layers, results_);
+    }
   }
 
  private:

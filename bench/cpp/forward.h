@@ -25,13 +25,16 @@ inline double layer_weights(const TextConfig& t) {
   return t.layers * (h * (q + 2 * kv) + q * h + mlp);
 }
 
-// Of the weights, those of the experts that one token does not choose.
+// Of the weights, those that one token does not read: experts it does not choose and, where the
+// head is a matrix of its own, the table of embeddings but for a row.
 inline double unread_bytes(const TextConfig& t, WeightFormat format) {
   const double bytes = format == WeightFormat::f32    ? 4
                        : format == WeightFormat::bf16 ? 2
                                                       : 0.5 + 4.0 / kGroup;
   const double unread = t.moe.experts - t.moe.per_token;
-  return t.layers * unread * 3 * t.hidden * t.moe.ffn * bytes;
+  const double entry = format == WeightFormat::f32 ? 4 : 2;
+  const double table = t.tied_head ? 0 : entry * t.vocab * t.hidden;
+  return table + t.layers * unread * 3 * t.hidden * t.moe.ffn * bytes;
 }
 
 class Setup {

@@ -17,7 +17,7 @@ struct RequestOptions {
   int vocab = 0;                              // 0: all of it
   int requests = 5, prompt = 128, tokens = 480, answer = 96;
   int step_min = 12, step_max = 20, suffix = 8;
-  std::vector<double> acceptance = {0.2, 0.35, 0.5, 0.635, 0.8, 0.95};
+  std::vector<double> acceptance = {0.2, 0.35, 0.5, 0.635, 0.8, 0.9, 0.95};
   std::vector<std::string> methods = {"specreason", "fpsr"};
   int threads = 0, draft_threads = 0;
   int seed = 1;
@@ -43,7 +43,7 @@ Every request is run by every method in turn, `ar` (the target alone) among them
   --requests N                  of each method at each p                  (5)
   --prompt N --tokens N --answer N   tokens read, thought and answered    (128, 480, 96)
   --steps MIN MAX               tokens of a step                          (12 20)
-  --acceptance LIST             chances p                                 (0.2,0.35,0.5,0.635,0.8,0.95)
+  --acceptance LIST             chances p                     (0.2,0.35,0.5,0.635,0.8,0.9,0.95)
   --methods LIST                names or how they begin: specreason,
                                 fpsr:auto|hedged|sequential:fused|separate (specreason,fpsr)
   --suffix N                    tokens of the question to the verifier    (8)

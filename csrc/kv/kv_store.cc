@@ -39,22 +39,23 @@ KvStore::KvStore(KvShape shape, std::int32_t blocks, Device device)
   DR_CHECK(blocks > 0) << "a KV store of " << blocks << " blocks";
   const std::size_t block = shape.block_bytes();
   std::uint64_t total = 0;
-  if (!product({block, static_cast<std::uint64_t>(blocks)}, total)) {
+  const std::int64_t all = std::int64_t{blocks} + (device.on_cuda() ? 1 : 0);
+  if (!product({block, static_cast<std::uint64_t>(all)}, total)) {
     DR_FAIL(memory) << "KV cache: " << blocks << " blocks of " << block
                     << " bytes are more than can be addressed";
   }
   // Untouched pages cost nothing yet: the memory is taken as blocks are first written.
   try {
     for (int layer = 0; layer < shape.layers; ++layer) {
-      k_.push_back(Tensor::empty({blocks, shape.heads, shape.dim, kBlock}, shape.dtype, device));
-      v_.push_back(Tensor::empty({blocks, shape.heads, kBlock, shape.dim}, shape.dtype, device));
+      k_.push_back(Tensor::empty({all, shape.heads, shape.dim, kBlock}, shape.dtype, device));
+      v_.push_back(Tensor::empty({all, shape.heads, kBlock, shape.dim}, shape.dtype, device));
     }
     return;
   } catch (const Error& e) {
     if (e.kind() != Error::Kind::memory) throw;
   } catch (const std::bad_alloc&) {
   }
-  DR_FAIL(memory) << "KV cache: out of memory, " << total << " bytes asked for (" << blocks
+  DR_FAIL(memory) << "KV cache: out of memory, " << total << " bytes asked for (" << all
                   << " blocks of " << block << ")";
 }
 

@@ -24,6 +24,9 @@ class KvStore {
   Device device() const { return k_[0].device(); }
   const KvShape& shape() const { return shape_; }
   std::int32_t blocks() const { return blocks_; }
+  // On a CUDA device there is one block more than blocks(), which belongs to nobody: rows that are
+  // there for the sake of their number write to it.
+  std::int32_t spare() const { return blocks_; }
   const Tensor& k(int layer) const { return k_[layer]; }
   const Tensor& v(int layer) const { return v_[layer]; }
 

@@ -12,12 +12,16 @@ bool Graphs::fit(const Stream& stream, const Plan& plan) {
 ForwardResult Graphs::run(Stream& stream, Arena& arena, const Plan& plan,
                           const std::function<ForwardResult()>& forward) {
   // Captured kernels hold the address of the scratch that was there.
-  if (stream.scratch_generation() != scratch_ || entries_.size() >= kMost) entries_.clear();
+  if (stream.scratch_generation() != scratch_) entries_.clear();
   scratch_ = stream.scratch_generation();
   const Key key{plan.full, plan.keywords, plan.rows.few.count, plan.rows.few.max_keys};
   const auto [found, first] = entries_.try_emplace(key);
-  if (first) return forward();
   Entry& entry = found->second;
+  entry.used = ++runs_;
+  if (first) {
+    drop_oldest();
+    return forward();
+  }
   if (!entry.graph) {
     cuda::Capture capture(stream.cuda());
     entry.result = forward();
@@ -27,6 +31,13 @@ ForwardResult Graphs::run(Stream& stream, Arena& arena, const Plan& plan,
   arena.rewind(entry.end);
   entry.graph.launch(stream.cuda());
   return entry.result;
+}
+
+void Graphs::drop_oldest() {
+  if (entries_.size() <= most_) return;
+  entries_.erase(
+      std::min_element(entries_.begin(), entries_.end(),
+                       [](const auto& a, const auto& b) { return a.second.used < b.second.used; }));
 }
 
 std::size_t Graphs::captured() const {

@@ -91,6 +91,7 @@ std::shared_ptr<const Model> build(const ModelConfig& config, WeightSource& sour
   TextWeights text = load_text(load, config.text);
   std::unique_ptr<const VisionTower> vision;
   if (config.vision.depth > 0) vision = load_vision(load, config.vision);
+  home.wait();  // other streams read what this one writes
   return std::make_shared<VlModel>(config, std::move(text), std::move(vision));
 }
 

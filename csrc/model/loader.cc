@@ -72,8 +72,10 @@ LinearWeight Loader::products(const std::string& prefix, std::span<const Part> p
   const WeightFormat format = quantized ? WeightFormat::w4 : format_;
   std::int64_t n = 0;
   for (const Part& p : parts) n += p.rows;
-  LinearWeight made = source_.linear(stream_, format, n, k, quantization_.group);
-  if (made.defined()) return place(made);
+  // Where it is to stay: a model on a device needs no host memory of its size.
+  Stream& there = home_.device().on_cuda() ? home_ : stream_;
+  LinearWeight made = source_.linear(there, format, n, k, quantization_.group);
+  if (made.defined()) return made;
   if (quantized) return place(load_quantized(source_, quantization_, stream_, prefix, parts, k));
   std::vector<Tensor> sources;
   for (const Part& p : parts)

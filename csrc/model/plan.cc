@@ -23,8 +23,9 @@ void check_row(const BatchRow& row, const KvStore& kv, const ModelConfig& config
       << row.tokens.size() << " tokens, " << row.positions.size() << " positions";
   DR_CHECK(row.feature_rows.empty() || row.feature_rows.size() == row.tokens.size())
       << row.tokens.size() << " tokens, " << row.feature_rows.size() << " feature rows";
-  check_table(row.prefix, row.prefix.length, kv.blocks(), "a row's prefix");
-  check_table(row.own, row.own.length + static_cast<std::int64_t>(row.tokens.size()), kv.blocks(),
+  const auto blocks = static_cast<std::int32_t>(kv.k(0).dim(0));  // the spare one too
+  check_table(row.prefix, row.prefix.length, blocks, "a row's prefix");
+  check_table(row.own, row.own.length + static_cast<std::int64_t>(row.tokens.size()), blocks,
               "a row's own tokens");
   for (const std::int32_t id : row.tokens)
     DR_CHECK(id >= 0 && id < config.text.vocab) << "token id " << id << " of " << config.text.vocab;

@@ -1,37 +1,20 @@
 #include "model/random_source.h"
 
-#include <algorithm>
 #include <bit>
-#include <cstring>
+#include <span>
 
+#include "ops/fill.h"
+#include "ops/ops.h"
 #include "quant/w4.h"
 
 namespace dream_r {
 namespace {
 
 constexpr float kDeviation = 0.02f;
-constexpr std::int64_t kPanel = 16;
-constexpr std::int64_t kRun = 2048;       // words of the table in a row
-constexpr std::int64_t kOffsets = 65536;  // where a run may begin
 // Nibbles spread by 4.6 about a zero point of 8: as far from zero as the weights in bf16. A bf16,
 // whose low bits are the zero point's place.
 const std::uint32_t kHead =
     std::bit_cast<std::uint32_t>(static_cast<float>(bf16(kDeviation / 4.6f))) | 8u;
-
-std::uint64_t mix(std::uint64_t h) {
-  h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9u;
-  h = (h ^ (h >> 27)) * 0x94d049bb133111ebu;
-  return h ^ (h >> 31);
-}
-
-void fill_panel(std::span<const std::uint32_t> table, std::uint64_t key, std::uint32_t* panel,
-                std::int64_t words) {
-  for (std::int64_t at = 0; at < words; at += kRun) {
-    const std::uint64_t from = mix(key + static_cast<std::uint64_t>(at)) % kOffsets;
-    std::memcpy(panel + at, table.data() + from,
-                static_cast<std::size_t>(std::min(kRun, words - at)) * sizeof(std::uint32_t));
-  }
-}
 
 }  // namespace
 
@@ -65,19 +48,10 @@ LinearWeight RandomSource::linear(Stream& stream, WeightFormat format, std::int6
                                   std::int64_t k, std::int64_t group) {
   if (format != WeightFormat::w4) group = 0;
   if (group) quant::check_group("random weights", k, group);
-  const std::vector<std::uint32_t>& words = table(format);
+  const Tensor& words = table(stream, format);
   const std::uint64_t key = (std::uint64_t{next()} << 32) | next();
-  LinearWeight w = empty_linear(format, n, k, group);
-  const std::int64_t size = w.steps() * kPanel;
-  stream.parallel_for(w.packed.dim(0), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p) {
-      std::uint32_t* panel = w.packed.data<std::uint32_t>() + p * size;
-      fill_panel(words, key + static_cast<std::uint64_t>(p * size), panel, size);
-      for (std::int64_t line = 0; group && line < w.steps(); line += group / 8 + 1)
-        std::fill_n(panel + line * kPanel, kPanel, kHead);
-    }
-  });
-  zero_padding(w);
+  const LinearWeight w = empty_linear(format, n, k, group, stream.device());
+  ops::fill_linear(stream, words, key, kHead, w);
   return w;
 }
 
@@ -93,18 +67,18 @@ std::uint32_t RandomSource::next() {
   return static_cast<std::uint32_t>(state_ >> 32);
 }
 
-const std::vector<std::uint32_t>& RandomSource::table(WeightFormat format) {
-  std::vector<std::uint32_t>& words = tables_[static_cast<std::size_t>(format)];
-  if (!words.empty()) return words;
-  words.resize(kOffsets + kRun);
+const Tensor& RandomSource::table(Stream& stream, WeightFormat format) {
+  Tensor& words = tables_[static_cast<std::size_t>(format)];
+  if (words.defined()) return words;
+  const Tensor host = Tensor::empty({ops::kFillOffsets + ops::kFillRun}, DType::i32);
   const auto half = [this] {
     return std::uint32_t{std::bit_cast<std::uint16_t>(bf16(kDeviation * draw()))};
   };
-  for (std::uint32_t& word : words)
+  for (std::uint32_t& word : std::span(host.data<std::uint32_t>(), host.numel()))
     word = format == WeightFormat::w4    ? next()
            : format == WeightFormat::f32 ? std::bit_cast<std::uint32_t>(kDeviation * draw())
                                          : half() | half() << 16;
-  return words;
+  return words = ops::copy_to(stream, host, stream.device());
 }
 
 }  // namespace dream_r

@@ -1,17 +1,17 @@
 #pragma once
 // Weights made up in memory, for benchmarks and tests: values of a sane scale and no meaning. A
-// linear is made as the kernels read it, with all threads, at the speed of memory: its words are
-// runs of one table, each from an offset of its own. Much the same numbers come again and again;
-// no two rows are alike.
+// linear is made as the kernels read it, where the stream is and with all its threads, at the speed
+// of memory: its words are runs of one table, each from an offset of its own (ops::fill_linear).
+// Much the same numbers come again and again; no two rows are alike.
 #include <cstdint>
-#include <vector>
 
 #include "model/weights.h"
 
 namespace dream_r {
 
 // Normal, deviation 0.02; norms about 1. Where the config is quantised, so are the linears of the
-// text layers. All of it follows from the seed and the order of the calls.
+// text layers. All of it follows from the seed and the order of the calls, whatever the device; one
+// source makes the linears of one device.
 class RandomSource final : public WeightSource {
  public:
   explicit RandomSource(std::uint32_t seed) : state_(seed * 2654435761u + 1u) {}
@@ -27,10 +27,10 @@ class RandomSource final : public WeightSource {
  private:
   std::uint32_t next();
   float draw();  // mean 0, deviation 1
-  const std::vector<std::uint32_t>& table(WeightFormat format);
+  const Tensor& table(Stream& stream, WeightFormat format);
 
   std::uint64_t state_;
-  std::vector<std::uint32_t> tables_[3];  // by format, made when first asked for
+  Tensor tables_[3];  // by format, made when first asked for, on the linears' device
 };
 
 }  // namespace dream_r

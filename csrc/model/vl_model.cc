@@ -2,6 +2,7 @@
 
 #include "model/graphs.h"
 #include "model/layers.h"
+#include "model/padding.h"
 #include "model/plan.h"
 
 namespace dream_r {
@@ -25,6 +26,14 @@ VlModel::VlModel(ModelConfig config, TextWeights text, std::unique_ptr<const Vis
 ForwardResult VlModel::forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
                                const LinearWeight& keywords, Graphs* graphs) const {
   check_kv(kv.shape(), config_.text);
+  if (!graphs || !PaddedBatch::fits(stream, batch, config_.text))
+    return compute(stream, arena, kv, batch, keywords, graphs);
+  const PaddedBatch padded(batch, kv);
+  return padded.cut(compute(stream, arena, kv, padded.batch(), keywords, graphs));
+}
+
+ForwardResult VlModel::compute(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
+                               const LinearWeight& keywords, Graphs* graphs) const {
   arena.reset();
   const Plan plan = make_plan(stream, arena, kv, batch, config_);
   DR_CHECK(plan.keywords == 0 || keywords.defined()) << "keyword logits without a keyword head";

@@ -26,6 +26,8 @@ class VlModel final : public Model {
   Device device() const override;
 
  private:
+  ForwardResult compute(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
+                        const LinearWeight& keywords, Graphs* graphs) const;
   ForwardResult run(Stream& stream, Arena& arena, KvStore& kv, const Plan& plan,
                     const LinearWeight& keywords) const;
 

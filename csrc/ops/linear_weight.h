@@ -33,10 +33,10 @@ struct LinearWeight {
   std::int64_t steps() const { return packed.dim(1); }  // of 64 bytes, in every panel
 };
 
-// A weight on the CPU whose panels are still to be filled, and zeros where they hold no element of
-// it: filling comes before or after, rows alone or whole panels.
+// A weight whose panels are still to be filled, and (on the CPU) zeros where they hold no element
+// of it: filling comes before or after, rows alone or whole panels.
 LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k,
-                          std::int64_t group = 0);
+                          std::int64_t group = 0, Device device = {});
 void zero_padding(LinearWeight& w);
 
 // Rows of several matrices [n_i, k] stacked (QKV, gate+up), converted to `format` and packed.

@@ -74,6 +74,14 @@ void add(Stream& s, Tensor a, const Tensor& b);
 // 256 rows: there each weight is rounded to bf16).
 void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out);
 
+// Made-up weights, the same bits on every device: each panel of w is runs of kFillRun words of
+// `table` (ops/fill.h), every run from an offset that follows from `key` and its place; w4: each
+// group's head is `head`. Zeros where a panel holds no element. w.bias stays. table: i32
+// [kFillOffsets + kFillRun], words of w's format. On CUDA kernels read weights early: wait() before
+// an op reads w.
+void fill_linear(Stream& s, const Tensor& table, std::uint64_t key, std::uint32_t head,
+                 LinearWeight w);
+
 // ---- mixture of experts ----------------------------------------------------------------------
 // The k experts of each token: softmax in f32 over the logits of all E, the k largest in falling
 // order (among equals the lowest expert; NaN counts as -inf). `renormalise`: their weights sum to

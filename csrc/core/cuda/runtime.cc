@@ -59,7 +59,9 @@ void require_device(int index) {
   DR_STATE(why.empty()) << why;
   const auto all = devices();
   DR_CHECK(index >= 0 && index < static_cast<int>(all.size()))
-      << "cuda:" << index << " is not there: " << all.size() << " CUDA device(s)";
+      << "cuda:" << index << " is not there: the driver shows cuda:0"
+      << (all.size() > 1 ? " to cuda:" + std::to_string(all.size() - 1) : "")
+      << ", use one of them";
   const DeviceInfo& d = all[static_cast<std::size_t>(index)];
   DR_STATE(d.major >= kOldestMajor)
       << "cuda:" << index << " (" << d.name << ") has compute capability " << d.major << "."
@@ -88,7 +90,8 @@ std::byte* allocate(std::size_t bytes, int index) {
     return static_cast<std::byte*>(data);
   cudaGetLastError();
   DR_FAIL(memory) << "cuda:" << index << ": out of memory, " << bytes << " bytes asked for, "
-                  << free_bytes(index) << " free";
+                  << free_bytes(index)
+                  << " free: end what else runs there, or ask for less (INT4, fewer KV tokens)";
 }
 
 void release(std::byte* data, int) noexcept { cudaFree(data); }

@@ -28,6 +28,16 @@ void embedding_bf16(const std::int32_t* ids, const void* packed, std::int64_t ro
 void embedding_w4(const std::int32_t* ids, const void* packed, std::int64_t rows, std::int64_t k,
                   std::int64_t group, float* out, cudaStream_t stream);
 
+// ---- fill.cu
+// What fill_linear (ops.h) writes: `panels` of `steps` lines of 16 words, of `rows` rows in all;
+// every `lines`-th line is one of heads (0: none); half: the last line's upper halves hold nothing.
+struct FillPanels {
+  std::int64_t panels, steps, lines, rows;
+  bool half;
+};
+void fill_panels(const std::uint32_t* table, std::uint64_t key, std::uint32_t head,
+                 const FillPanels& panels, std::uint32_t* packed, cudaStream_t stream);
+
 // ---- norm.cu
 // -------------------------------------------------------------------------------------
 void rms_norm(const float* x, const float* w, float eps, std::int64_t rows, std::int64_t h,

@@ -31,7 +31,10 @@ TEST_CASE("devices have names") {
 }
 
 TEST_CASE("a device that cannot be used is refused in one line, and the CPU goes on") {
-  CHECK(one_line(failure([] { Stream s(cuda_device(1000)); })));
+  const std::string absent = failure([] { Stream s(cuda_device(1000)); });
+  CHECK(one_line(absent));
+  if (kHasCuda && cuda::unusable().empty())
+    CHECK(absent.find("cuda:1000 is not there: the driver shows cuda:0") == 0);
   Stream s{Device{}};
   CHECK(s.threads() == 1);
   s.wait();

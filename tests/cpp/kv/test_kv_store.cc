@@ -18,6 +18,15 @@ TEST_CASE("kv store: shapes and sizes") {
   CHECK(store.k(0).data<char>() != store.v(0).data<char>());
 }
 
+TEST_CASE("kv store: on a device there is a block to spare") {
+  if (!kHasCuda) return;
+  const KvStore store({2, 3, 8, DType::bf16}, 5, cuda_device());
+  CHECK(store.blocks() == 5);
+  CHECK(store.spare() == 5);
+  CHECK(store.k(1).shape() == Shape{6, 3, 8, 16});
+  CHECK(store.v(1).shape() == Shape{6, 3, 16, 8});
+}
+
 TEST_CASE("kv store: bad shapes") {
   CHECK_THROWS_AS(KvStore(KvShape{}, 1), Error);
   CHECK_THROWS_AS(KvStore(KvShape{1, 1, 8, DType::f32}, 0), Error);

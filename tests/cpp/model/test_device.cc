@@ -1,15 +1,14 @@
 // Models on a device against the same on the CPU: text, pictures, decoding by graphs.
-#include <algorithm>
 #include <cmath>
-#include <numeric>
 
+#include "decoding.h"
 #include "doctest.h"
-#include "model/graphs.h"
-#include "model/vl_model.h"
-#include "ops/ops.h"
 #include "small_model.h"
 
 using namespace dream_r;
+using test::check_close;
+using test::Decoding;
+using test::on_cpu;
 
 namespace {
 
@@ -25,70 +24,6 @@ ModelConfig with_tower(VisionKind kind) {
   if (kind == VisionKind::siglip) c.vision.image = 16, c.vision.pinpoints = {{16, 16}};
   return c;
 }
-
-std::vector<float> on_cpu(Stream& stream, const Tensor& t) {
-  const Tensor here = ops::copy_to(stream, t, {});
-  return {here.f32(), here.f32() + here.numel()};
-}
-
-// Within a few roundings of f32, in units of the largest value: sums go in another order there.
-void check_close(const std::vector<float>& got, const std::vector<float>& expected) {
-  REQUIRE(got.size() == expected.size());
-  float largest = 0, difference = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    largest = std::max(largest, std::abs(expected[i]));
-    const float d = std::abs(got[i] - expected[i]);
-    difference = d <= difference ? difference : d;  // NaN is kept
-  }
-  CHECK(difference <= 2e-5f * largest);
-}
-
-// Several sequences that grow together, a token of each a forward, from block `i`, `i + n`, ...
-class Decoding {
- public:
-  Decoding(const Model& model, int sequences, Graphs* graphs)
-      : model_(model),
-        stream_(model.device()),
-        arena_(model.device()),
-        kv_(model.kv_shape(), kBlocks * sequences, model.device()),
-        graphs_(graphs),
-        tables_(static_cast<std::size_t>(sequences)) {
-    for (int i = 0; i < sequences; ++i)
-      for (int b = 0; b < kBlocks; ++b)
-        tables_[static_cast<std::size_t>(i)].push_back(b * sequences + i);
-  }
-  // Logits of all sequences after one more token each; sequence i is 5 i tokens ahead of its
-  // neighbour.
-  std::vector<float> step() {
-    const std::size_t n = tables_.size();
-    std::vector<std::int32_t> tokens(n);
-    std::vector<Position> positions(n);
-    Batch batch;
-    for (std::size_t i = 0; i < n; ++i) {
-      const std::int32_t at = length_;
-      tokens[i] = static_cast<std::int32_t>((7 * at + 13 * static_cast<int>(i)) % 50);
-      positions[i] = {at, at, at};
-      BatchRow row;
-      row.tokens = std::span(tokens).subspan(i, 1);
-      row.positions = std::span(positions).subspan(i, 1);
-      row.own = {tables_[i].data(), at};
-      batch.rows.push_back(row);
-      batch.wanted.push_back({static_cast<std::int32_t>(i), 0, false});
-    }
-    ++length_;
-    return on_cpu(stream_, model_.forward(stream_, arena_, kv_, batch, {}, graphs_).full);
-  }
-
- private:
-  static constexpr int kBlocks = 20;
-  const Model& model_;
-  Stream stream_;
-  Arena arena_;
-  KvStore kv_;
-  Graphs* graphs_;
-  std::vector<std::vector<std::int32_t>> tables_;
-  std::int32_t length_ = 0;
-};
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include "files.h"
 #include "model/random_source.h"
 #include "model/vl_model.h"
+#include "ops/ops.h"
 
 using namespace dream_r;
 
@@ -55,9 +56,9 @@ ModelConfig deep(int layers) {
 
 // Logits after a few tokens.
 std::vector<float> logits(const Model& model) {
-  Stream stream;
-  Arena arena;
-  KvStore kv(model.kv_shape(), 1);
+  Stream stream(model.device());
+  Arena arena(model.device());
+  KvStore kv(model.kv_shape(), 1, model.device());
   const std::vector<std::int32_t> ids{3, 14, 15, 92}, table{0};
   std::vector<Position> positions;
   for (std::int32_t i = 0; i < 4; ++i) positions.push_back({i, i, i});
@@ -67,7 +68,8 @@ std::vector<float> logits(const Model& model) {
   batch.rows.push_back(row);
   batch.wanted.push_back({0, 3});
   const auto result = model.forward(stream, arena, kv, batch, {});
-  return {result.full.f32(), result.full.f32() + result.full.numel()};
+  const Tensor here = ops::copy_to(stream, result.full, {});
+  return {here.f32(), here.f32() + here.numel()};
 }
 
 double deviation(std::span<const float> x) {
@@ -132,6 +134,36 @@ TEST_CASE("random models: as deep as any, their logits neither explode nor vanis
       if (quantised && !experts)
         CHECK(model->weight_bytes() < random_model(plain, {DType::bf16, 2})->weight_bytes() / 3);
     }
+}
+
+TEST_CASE("device: random weights are the CPU's, bit for bit, in every format") {
+  if (!kHasCuda) return;
+  Stream here, there(cuda_device());
+  RandomSource on_cpu(5), on_device(5);
+  for (const auto format : {WeightFormat::f32, WeightFormat::bf16, WeightFormat::w4})
+    for (int i = 0; i < 2; ++i) {
+      CAPTURE(static_cast<int>(format));
+      const LinearWeight expected = on_cpu.linear(here, format, 200, 640, 128);
+      const LinearWeight got = on_device.linear(there, format, 200, 640, 128);
+      CHECK(got.packed.device() == cuda_device());
+      CHECK(bytes(copy_to(there, got, {})) == bytes(expected));
+    }
+}
+
+TEST_CASE("device: random models of any family give finite logits, the CPU's") {
+  if (!kHasCuda) return;
+  for (const bool experts : {false, true}) {
+    ModelConfig c = deep(3);
+    if (experts) c.text.moe = {.experts = 4, .per_token = 2, .ffn = 128, .dense_layers = {}};
+    c.quantization = {Quantization::Method::pack_quantized, 64, true};
+    const auto model = random_model(c, {DType::bf16, 1, cuda_device()});
+    const std::vector<float> got = logits(*model);
+    const std::vector<float> expected = logits(*random_model(c, {DType::bf16, 1}));
+    REQUIRE(got.size() == expected.size());
+    const double spread = deviation(expected);
+    for (std::size_t i = 0; i < got.size(); ++i)  // bf16's roundings of x
+      CHECK(std::abs(got[i] - expected[i]) < 0.1 * spread);
+  }
 }
 
 TEST_CASE("random weights: a group that does not divide the inputs is refused") {

@@ -34,6 +34,16 @@ TEST_CASE("device: greedy tokens of `ar` are the CPU's") {
   same_tokens(run(pair_on(cuda_device(), cuda_device()), o, 0.0f), run(Pair(), o, 0.0f));
 }
 
+TEST_CASE("device: graphs, and the rows that fill them up, change no token") {
+  if (!kHasCuda) return;
+  const Pair pair = pair_on(cuda_device(), cuda_device());
+  auto o = options(Method::ar, 0.7, true);
+  o.max_requests = 6;  // five rows, and fewer as they end
+  const auto by_graphs = run(pair, o, 0.0f);
+  o.cuda_graphs = false;
+  same_tokens(by_graphs, run(pair, o, 0.0f));
+}
+
 TEST_CASE("device: alpha 1 commits what `ar` writes, on any lane, threads and mode") {
   if (!kHasCuda) return;
   const Pair here = pair_on(cuda_device(), cuda_device());
