@@ -97,8 +97,9 @@ const std::vector<std::uint32_t>& RandomSource::table(WeightFormat format) {
   std::vector<std::uint32_t>& words = tables_[static_cast<std::size_t>(format)];
   if (!words.empty()) return words;
   words.resize(kOffsets + kRun);
-  const auto half = [this] {
-    return std::uint32_t{std::bit_cast<std::uint16_t>(bf16(kDeviation * draw()))};
+  const auto half = [&]() -> std::uint32_t {
+    const float v = kDeviation * draw();
+    return format == WeightFormat::f16 ? f16(v).bits : bf16(v).bits;
   };
   for (std::uint32_t& word : words)
     word = format == WeightFormat::w4    ? next()

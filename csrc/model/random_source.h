@@ -30,7 +30,7 @@ class RandomSource final : public WeightSource {
   const std::vector<std::uint32_t>& table(WeightFormat format);
 
   std::uint64_t state_;
-  std::vector<std::uint32_t> tables_[3];  // by format, made when first asked for
+  std::vector<std::uint32_t> tables_[4];  // by format, made when first asked for
 };
 
 }  // namespace dream_r
