@@ -62,9 +62,9 @@ void paged(GpuReport& report, const Model& model, const Work& w) {
   const int tokens = w.rows * w.q_len, width = (h.q + 2 * h.kv) * h.dim;
   const DeviceArray<float> q(random_floats(static_cast<std::size_t>(tokens) * width));
   const DeviceArray<float> out(static_cast<std::size_t>(tokens) * h.q * h.dim);
-  const cuda::AttentionBatch batch{h,        q.data(), width,   out.data(),
-                                   k.data(), v.data(), true,    sequences.rows.data(),
-                                   w.rows,   tokens,   w.q_len, w.context};
+  const cuda::AttentionBatch batch{h,        q.data(), width,       out.data(),
+                                   k.data(), v.data(), DType::bf16, sequences.rows.data(),
+                                   w.rows,   tokens,   w.q_len,     w.context};
   const auto plan = cuda::plan_attention(batch, report.multiprocessors());
   const DeviceArray<float> scratch(cuda::attention_scratch(batch, plan));
   const double heads_bytes = 2.0 * tokens * h.q * h.dim * sizeof(float);  // queries in, results out

@@ -98,7 +98,7 @@ inline float float_at(const Tensor& t, std::int64_t i) {
     case DType::bf16:
       return static_cast<float>(t.data<bf16>()[i]);
     case DType::f16:
-      return f16_to_float(t.data<std::uint16_t>()[i]);
+      return static_cast<float>(t.data<f16>()[i]);
     default:
       DR_FAIL(state) << "a tensor of " << name_of(t.dtype()) << " has no float elements";
   }

@@ -67,9 +67,12 @@ class CheckpointSource final : public WeightSource {
 };
 
 WeightFormat format_of(const LoadOptions& options) {
-  DR_CHECK(options.dtype == DType::f32 || options.dtype == DType::bf16)
-      << "weights in " << name_of(options.dtype) << " are not supported, f32 or bf16 wanted";
-  return options.dtype == DType::f32 ? WeightFormat::f32 : WeightFormat::bf16;
+  if (options.dtype == DType::f32) return WeightFormat::f32;
+  if (options.dtype == DType::bf16) return WeightFormat::bf16;
+  DR_CHECK(options.dtype == DType::f16)
+      << "weights in " << name_of(options.dtype) << " are not supported, f32, bf16 or f16 wanted";
+  DR_CHECK(options.device.on_cuda()) << "dtype f16 is for CUDA devices: use bf16 or f32 on the CPU";
+  return WeightFormat::f16;
 }
 
 std::unique_ptr<const VisionTower> load_vision(Loader& load, const VisionConfig& config) {

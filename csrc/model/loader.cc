@@ -18,7 +18,7 @@ Tensor to_f32(const Tensor& x) {
       for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<float>(x.data<bf16>()[i]);
       break;
     case DType::f16:
-      for (std::int64_t i = 0; i < n; ++i) y[i] = f16_to_float(x.data<std::uint16_t>()[i]);
+      for (std::int64_t i = 0; i < n; ++i) y[i] = static_cast<float>(x.data<f16>()[i]);
       break;
     default:
       DR_FAIL(input) << "a weight is " << name_of(x.dtype()) << ", f32, bf16 or f16 wanted";

@@ -46,7 +46,7 @@ class Model {
 };
 
 struct LoadOptions {
-  DType dtype = DType::bf16;  // of linear weights and KV: bf16 or f32
+  DType dtype = DType::bf16;  // of linear weights and KV: bf16, f32 or, on CUDA, f16
   int threads = 1;            // for packing at load
   Device device;              // of the weights
 };

@@ -71,8 +71,9 @@ const Tensor& RandomSource::table(Stream& stream, WeightFormat format) {
   Tensor& words = tables_[static_cast<std::size_t>(format)];
   if (words.defined()) return words;
   const Tensor host = Tensor::empty({ops::kFillOffsets + ops::kFillRun}, DType::i32);
-  const auto half = [this] {
-    return std::uint32_t{std::bit_cast<std::uint16_t>(bf16(kDeviation * draw()))};
+  const auto half = [&]() -> std::uint32_t {
+    const float v = kDeviation * draw();
+    return format == WeightFormat::f16 ? f16(v).bits : std::bit_cast<std::uint16_t>(bf16(v));
   };
   for (std::uint32_t& word : std::span(host.data<std::uint32_t>(), host.numel()))
     word = format == WeightFormat::w4    ? next()

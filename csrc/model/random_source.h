@@ -30,7 +30,7 @@ class RandomSource final : public WeightSource {
   const Tensor& table(Stream& stream, WeightFormat format);
 
   std::uint64_t state_;
-  Tensor tables_[3];  // by format, made when first asked for, on the linears' device
+  Tensor tables_[4];  // by format, made when first asked for, on the linears' device
 };
 
 }  // namespace dream_r

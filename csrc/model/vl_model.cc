@@ -96,8 +96,9 @@ Device VlModel::device() const { return text_.embedding.packed.device(); }
 
 KvShape VlModel::kv_shape() const {
   const auto& t = config_.text;
-  const bool f32 = text_.embedding.format == WeightFormat::f32;
-  return {t.layers, t.kv_heads, t.head_dim, f32 ? DType::f32 : DType::bf16};
+  const LinearWeight& w = text_.embedding;
+  const bool w4 = w.format == WeightFormat::w4;
+  return {t.layers, t.kv_heads, t.head_dim, w4 ? DType::bf16 : w.packed.dtype()};
 }
 
 }  // namespace dream_r

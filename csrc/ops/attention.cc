@@ -58,12 +58,11 @@ void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvL
   check_shape(op, "slot", slot, DType::i32, {rows});
   check_device(op, s, qkv, slot, layer.k, layer.v);
   if (on_cuda(s, [&](auto stream) {
-        const auto launch =
-            layer.k.dtype() == DType::f32 ? cuda::kv_write_f32 : cuda::kv_write_bf16;
-        launch(qkv.data<float>(), heads.q, heads.kv, heads.dim, slot.data<std::int32_t>(), rows,
-               layer.k.data<void>(), layer.v.data<void>(), stream);
+        cuda::kv_write(qkv.data<float>(), heads.q, heads.kv, heads.dim, slot.data<std::int32_t>(),
+                       rows, layer.k.dtype(), layer.k.data<void>(), layer.v.data<void>(), stream);
       }))
     return;
+  check_cpu_dtype(op, layer.k.dtype());
   const auto* at = slot.data<std::int32_t>();
   check_ids(op, "slot", at, rows, layer.k.dim(0) * kKvBlock);
   const double ns = 1.3 * heads.kv * heads.dim;
@@ -124,7 +123,7 @@ cuda::AttentionBatch cuda_batch(const Tensor& qkv, Heads heads, const KvLayer& l
   b.out = out.data<float>();
   b.k = layer.k.data<std::byte>();
   b.v = layer.v.data<std::byte>();
-  b.bf16_kv = layer.k.dtype() == DType::bf16;
+  b.kv = layer.k.dtype();
   b.tokens = static_cast<int>(qkv.dim(0));
   return b;
 }
@@ -147,6 +146,7 @@ void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer, const A
         cuda::attention(s, cuda_batch(qkv, heads, layer, out), batch);
       }))
     return;
+  check_cpu_dtype(op, layer.k.dtype());
   std::int64_t units = 0;
   for (const auto& r : rows) units += units_of(r, heads);
   const std::int64_t all = units * heads.kv;

@@ -22,6 +22,11 @@ inline void check_rank(const char* op, const char* name, const Tensor& t, DType 
       << name_of(dtype) << " of rank " << rank << " wanted";
 }
 
+// Of a weight or a cache, on the CPU.
+inline void check_cpu_dtype(const char* op, DType dtype) {
+  DR_CHECK(dtype != DType::f16) << op << ": f16 is for CUDA devices: use bf16 or f32 on the CPU";
+}
+
 // ids[i] in [0, limit) for all i, which the host can read.
 inline void check_ids(const char* op, const char* name, const std::int32_t* ids, std::int64_t count,
                       std::int64_t limit) {

@@ -19,7 +19,7 @@ inline std::int64_t check_qkv(const char* op, const Tensor& qkv, Heads h) {
 
 inline void check_layer(const char* op, Heads h, const KvLayer& layer) {
   const auto& k = layer.k;
-  DR_CHECK(k.dtype() == DType::f32 || k.dtype() == DType::bf16)
+  DR_CHECK(k.dtype() == DType::f32 || k.dtype() == DType::bf16 || k.dtype() == DType::f16)
       << op << ": keys are " << name_of(k.dtype());
   DR_CHECK(k.shape().rank() == 4) << op << ": keys are " << k.shape().str();
   check_shape(op, "k", k, k.dtype(), {k.dim(0), h.kv, h.dim, kKvBlock});

@@ -81,17 +81,22 @@ void check_weight(const char* op, const LinearWeight& w) {
 
 void run_cuda(Stream& s, const cuda::LinearProblem& p, WeightFormat format, cudaStream_t stream) {
   if (format == WeightFormat::f32) return cuda::linear_f32(p, stream);
-  if (cuda::library_takes(p))
-    return cuda::linear_library(p, s.scratch(cuda::library_scratch_bytes(p)), stream);
-  std::byte* scratch = s.scratch(cuda::linear_scratch_bytes(p));
-  (format == WeightFormat::bf16 ? cuda::linear_bf16 : cuda::linear_w4)(p, scratch, stream);
+  if (cuda::library_takes(p)) {
+    const DType type = format == WeightFormat::f16 ? DType::f16 : DType::bf16;
+    return cuda::linear_library(p, type, s.scratch(cuda::library_scratch_bytes(p)), stream);
+  }
+  const auto launch = format == WeightFormat::bf16  ? cuda::linear_bf16
+                      : format == WeightFormat::f16 ? cuda::linear_f16
+                                                    : cuda::linear_w4;
+  launch(p, s.scratch(cuda::linear_scratch_bytes(p)), stream);
 }
 
 void run_cuda(Stream& s, const cuda::GroupedProblem& p, WeightFormat format, cudaStream_t stream) {
   if (format == WeightFormat::f32) return cuda::grouped_linear_f32(p, stream);
-  std::byte* scratch = s.scratch(cuda::grouped_scratch_bytes(p));
-  (format == WeightFormat::bf16 ? cuda::grouped_linear_bf16 : cuda::grouped_linear_w4)(p, scratch,
-                                                                                       stream);
+  const auto launch = format == WeightFormat::bf16  ? cuda::grouped_linear_bf16
+                      : format == WeightFormat::f16 ? cuda::grouped_linear_f16
+                                                    : cuda::grouped_linear_w4;
+  launch(p, s.scratch(cuda::grouped_scratch_bytes(p)), stream);
 }
 
 }  // namespace
@@ -112,6 +117,7 @@ void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out) {
                  w.format, stream);
       }))
     return;
+  check_cpu_dtype("linear", w.packed.dtype());
   const cpu::LinearKernel& kernel = kernel_of(w.format);
   cpu::LinearArgs a{};
   a.rows = rows;

@@ -15,6 +15,20 @@ constexpr std::int64_t kPanel = 16;
 
 std::int64_t panels_of(std::int64_t n) { return (n + kPanel - 1) / kPanel; }
 
+DType packed_dtype(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::f32:
+      return DType::f32;
+    case WeightFormat::bf16:
+      return DType::bf16;
+    case WeightFormat::f16:
+      return DType::f16;
+    case WeightFormat::w4:
+      return DType::i32;
+  }
+  return DType::i32;
+}
+
 Shape packed_shape(const LinearWeight& w) {
   if (w.format == WeightFormat::f32) return {panels_of(w.n), w.k, kPanel};
   if (w.format == WeightFormat::w4) return {panels_of(w.n), w.k / 8 + w.k / w.group, kPanel};
@@ -26,22 +40,24 @@ std::int64_t place(WeightFormat format, std::int64_t lane, std::int64_t i) {
   return format == WeightFormat::f32 ? i * kPanel + lane : i / 2 * 2 * kPanel + lane * 2 + i % 2;
 }
 
-void pack_row(const Tensor& source, std::int64_t row, LinearWeight& w, std::int64_t to) {
+// T: the elements of `w`.
+template <class T>
+void pack_row_as(const Tensor& source, std::int64_t row, LinearWeight& w, std::int64_t to) {
   const std::int64_t at = row * w.k, lane = to % kPanel;
-  if (w.format == WeightFormat::f32) {
-    float* panel = w.packed.data<float>() + to / kPanel * w.k * kPanel;
-    for (std::int64_t i = 0; i < w.k; ++i)
-      panel[place(w.format, lane, i)] = float_at(source, at + i);
-    return;
-  }
-  auto* panel = w.packed.data<bf16>() + to / kPanel * ((w.k + 1) / 2) * 2 * kPanel;
-  if (source.dtype() == DType::bf16) {
-    const auto* from = source.data<bf16>() + at;
+  T* panel = w.packed.data<T>() + to / kPanel * (w.packed.numel() / w.packed.dim(0));
+  if (source.dtype() == w.packed.dtype()) {
+    const T* from = source.data<T>() + at;
     for (std::int64_t i = 0; i < w.k; ++i) panel[place(w.format, lane, i)] = from[i];
     return;
   }
   for (std::int64_t i = 0; i < w.k; ++i)
-    panel[place(w.format, lane, i)] = bf16(float_at(source, at + i));
+    panel[place(w.format, lane, i)] = T(float_at(source, at + i));
+}
+
+void pack_row(const Tensor& source, std::int64_t row, LinearWeight& w, std::int64_t to) {
+  if (w.format == WeightFormat::f32) return pack_row_as<float>(source, row, w, to);
+  if (w.format == WeightFormat::f16) return pack_row_as<f16>(source, row, w, to);
+  pack_row_as<bf16>(source, row, w, to);
 }
 
 // In every format a step of a panel is 16 lanes of four bytes, one a row.
@@ -64,10 +80,7 @@ LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k, s
   LinearWeight w;
   w.format = format;
   w.n = n, w.k = k, w.group = group;
-  const DType dtype = format == WeightFormat::f32    ? DType::f32
-                      : format == WeightFormat::bf16 ? DType::bf16
-                                                     : DType::i32;
-  w.packed = Tensor::empty(packed_shape(w), dtype, device);
+  w.packed = Tensor::empty(packed_shape(w), packed_dtype(format), device);
   return w;
 }
 
@@ -77,10 +90,10 @@ void zero_padding(LinearWeight& w) {
     for (std::int64_t i = (panels - 1) * steps; i < panels * steps; ++i)
       std::fill_n(w.packed.data<std::uint32_t>() + i * kPanel + w.n % kPanel, kPanel - w.n % kPanel,
                   0u);
-  if (w.format != WeightFormat::bf16 || w.k % 2 == 0) return;
+  if (!in_pairs(w.format) || w.k % 2 == 0) return;
   for (std::int64_t p = 1; p <= panels; ++p)
     for (std::int64_t lane = 0; lane < kPanel; ++lane)
-      w.packed.data<bf16>()[((p * steps - 1) * kPanel + lane) * 2 + 1] = bf16(0.0f);
+      w.packed.data<std::uint16_t>()[((p * steps - 1) * kPanel + lane) * 2 + 1] = 0;
 }
 
 LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, WeightFormat format) {

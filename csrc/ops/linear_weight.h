@@ -2,6 +2,7 @@
 // A weight matrix W [n, k] as the linear kernels of every device read it: panels of 16 output rows.
 //   f32   packed f32  [n/16][k][16]
 //   bf16  packed bf16 [n/16][k/2][16][2]   (pairs along k, as VDPBF16PS and TDPBF16PS read them)
+//   f16   packed f16, as bf16; the CPU packs it, only CUDA devices multiply it
 //   w4    packed i32 [n/16][k/8 + k/group][16], W = (q - z) * s with q, z in 0..15: for every group
 //         of k one line of 16 heads (the f32 bits of s, their low four replaced by z: s has at most
 //         20 significant bits), then group/8 lines of 16 words, nibble j (bits 4j..4j+3) of a word
@@ -16,7 +17,11 @@
 
 namespace dream_r {
 
-enum class WeightFormat : std::uint8_t { f32, bf16, w4 };
+enum class WeightFormat : std::uint8_t { f32, bf16, w4, f16 };
+// A word is two neighbours along k.
+constexpr bool in_pairs(WeightFormat f) {
+  return f == WeightFormat::bf16 || f == WeightFormat::f16;
+}
 
 struct LinearWeight {
   WeightFormat format = WeightFormat::f32;
@@ -40,8 +45,9 @@ LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k,
 void zero_padding(LinearWeight& w);
 
 // Rows of several matrices [n_i, k] stacked (QKV, gate+up), converted to `format` and packed.
-// Sources are f32, bf16 or f16, row-major, on the CPU as the result is; f32 <-> bf16 conversion
-// rounds to nearest even.
+// Sources are f32, bf16 or f16, row-major, on the CPU as the result is. Conversion rounds to
+// nearest even, to f16 within its finite range (core/dtype.h); a source that has the format keeps
+// its bits.
 LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, WeightFormat format);
 
 // The rows `ids` of `w` as a small weight of their own: the same products in the same order, so

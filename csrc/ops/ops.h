@@ -1,7 +1,8 @@
 #pragma once
 // THE list of ops. Every op takes its Stream first, views next and its outputs last; it allocates
 // nothing, and checks shapes and dtypes before it computes (Error naming the op and the shapes).
-// Activations are f32; weights and KV are f32 or bf16. T = tokens (rows) in the batch.
+// Activations are f32; weights and KV are f32, bf16 or, on CUDA, f16 (an Error on the CPU).
+// T = tokens (rows) in the batch.
 //
 // An op runs where its Stream is, and all its tensors must lie there; on a CUDA device it returns
 // when it is issued, and indices that lie there (ids, slots, ...) are not range-checked.
@@ -67,6 +68,7 @@ void add(Stream& s, Tensor a, const Tensor& b);
 // ---- linear ----------------------------------------------------------------------------------
 // out[t, j] = sum_i x[t, i] * W[j, i] (+ bias[j]). x: f32 [T, k]; out: f32 [T, n].
 // bf16 weights: x is rounded to bf16 first (nearest even) and products accumulate in f32.
+// f16 weights (CUDA): the same in f16; an x beyond 65504 becomes that and not inf.
 // w4 weights: on the CPU x stays f32, products are summed group by group, and each sum meets its s
 // once (cpu/linear_w4.inl): within f32 roundings of the product with (q - z) * s, not its bits. By
 // tiles of AMX (cpu_isa() "amx") x is rounded to bf16 too (cpu/linear_tiles_w4.inl). On CUDA x is
@@ -130,11 +132,12 @@ void rotate_half(Stream& s, Tensor qkv, int heads, int dim, const Tensor& cos, c
 // ---- attention -------------------------------------------------------------------------------
 constexpr int kKvBlock = 16;  // tokens of a KV block
 // One layer of the paged cache. k: [blocks, kv, dim, 16] (a block's keys transposed, so 16 scores
-// come of one broadcast-multiply per element), v: [blocks, kv, 16, dim]; both f32 or both bf16.
+// come of one broadcast-multiply per element), v: [blocks, kv, 16, dim]; both f32, bf16 or f16.
 struct KvLayer {
   Tensor k, v;
 };
-// Writes K and V of token t to slot[t] = block * 16 + offset. slot: i32 [T].
+// Writes K and V of token t to slot[t] = block * 16 + offset, rounded to the layer's type (f16: as
+// x of linear). slot: i32 [T].
 void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvLayer layer);
 // qk_norm_rope, then kv_write, on CUDA in one launch. Afterwards the queries of qkv are turned and
 // the layer has keys and values; what qkv's keys are is not said.
@@ -143,16 +146,19 @@ void qk_norm_rope_write(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm
                         const Tensor& slot, KvLayer layer);
 // softmax(q k^T / sqrt(dim)) v over the paged cache; partials per KV block, merged in table order.
 // qkv: f32 [T, (q + 2 kv) * dim] (only q is read); out: f32 [T, q * dim]. Rows that lie on a device
-// (AttentionUpload) are not checked. CUDA: dim at most 256; with a bf16 cache and dim 64 or 128, q
-// and softmax numerators are rounded to bf16; the order of sums depends on the batch.
+// (AttentionUpload) are not checked. CUDA: dim at most 256; with a bf16 (f16) cache and dim 64 or
+// 128, q and softmax numerators are rounded to bf16 (f16); the order of sums depends on the batch.
 void attention(Stream& s, const Tensor& qkv, Heads heads, KvLayer layer, const AttentionRows& rows,
                Tensor out);
 // What a GPU's tensor cores may make of the factors of a product that no stored type decides. f32:
 // the result is as accurate as f32 arithmetic (on the GPU at a sixth of the other's rate); bf16:
-// q, k, v and softmax numerators are rounded to bf16. The CPU computes in f32 always.
-enum class Products : std::uint8_t { f32, bf16 };
+// q, k, v and softmax numerators are rounded to bf16; f16: to f16, within its finite range. The CPU
+// computes in f32 always.
+enum class Products : std::uint8_t { f32, bf16, f16 };
 inline Products products_of(const LinearWeight& w) {
-  return w.format == WeightFormat::f32 ? Products::f32 : Products::bf16;
+  return w.format == WeightFormat::f32   ? Products::f32
+         : w.format == WeightFormat::f16 ? Products::f16
+                                         : Products::bf16;
 }
 // Non-causal attention inside each segment [cu[i], cu[i+1]), `cu` in host memory. qkv: f32 [T, 3 *
 // heads * dim], out: f32 [T, heads * dim]. (Vision tower. dim is any multiple of 8, at most 128 on

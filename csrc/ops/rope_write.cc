@@ -17,10 +17,11 @@ void qk_norm_rope_write(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm
   if (on_cuda(s, [&](auto stream) {
         cuda::rope_write({qkv.data<float>(), heads.q, heads.kv, heads.dim, q_norm.data<float>(),
                           k_norm.data<float>(), eps, cos.data<float>(), sin.data<float>()},
-                         slot.data<std::int32_t>(), rows, layer.k.dtype() == DType::bf16,
-                         layer.k.data<void>(), layer.v.data<void>(), stream);
+                         slot.data<std::int32_t>(), rows, layer.k.dtype(), layer.k.data<void>(),
+                         layer.v.data<void>(), stream);
       }))
     return;
+  check_cpu_dtype(op, layer.k.dtype());
   qk_norm_rope(s, qkv, heads, q_norm, k_norm, eps, cos, sin);
   kv_write(s, qkv, heads, slot, layer);
 }

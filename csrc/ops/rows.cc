@@ -48,6 +48,8 @@ void embedding_on_cuda(const Tensor& ids, const LinearWeight& table, const Tenso
     cuda::embedding_f32(id, packed, rows, k, out.data<float>(), stream);
   else if (table.format == WeightFormat::bf16)
     cuda::embedding_bf16(id, packed, rows, k, out.data<float>(), stream);
+  else if (table.format == WeightFormat::f16)
+    cuda::embedding_f16(id, packed, rows, k, out.data<float>(), stream);
   else
     cuda::embedding_w4(id, packed, rows, k, table.group, out.data<float>(), stream);
 }
@@ -64,6 +66,7 @@ void embedding(Stream& s, const Tensor& ids, const LinearWeight& table, Tensor o
   check_shape(op, "out", out, DType::f32, {count, table.k});
   check_device(op, s, ids, table.packed, out);
   if (on_cuda(s, [&](auto stream) { embedding_on_cuda(ids, table, out, stream); })) return;
+  check_cpu_dtype(op, table.packed.dtype());
   const auto* id = ids.data<std::int32_t>();
   check_ids(op, "ids", id, count, table.n);
   float* y = out.data<float>();

@@ -36,8 +36,9 @@ Tensor from_numpy(const Floats& a) {
 }
 
 DType dtype_of(const std::string& name) {
-  DR_CHECK(name == "f32" || name == "bf16") << "dtype \"" << name << "\", f32 or bf16 wanted";
-  return name == "f32" ? DType::f32 : DType::bf16;
+  for (const DType t : {DType::f32, DType::bf16, DType::f16})
+    if (name == name_of(t)) return t;
+  DR_FAIL(input) << "dtype \"" << name << "\", f32, bf16 or f16 wanted";
 }
 
 // One row of a batch as Python gives it; see BatchRow.

@@ -22,7 +22,7 @@ Method = Literal["ar", "specreason", "fpsr"]
 Race = Literal["first", "verdict"]
 Mode = Literal["auto", "hedged", "sequential", "off"]
 Verify = Literal["fused", "separate"]
-DType = Literal["bf16", "f32"]
+DType = Literal["bf16", "f16", "f32"]
 SpecReason = Literal["greedy", "average"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -81,7 +81,7 @@ class EngineConfig:
     specreason_threshold: int = 7  # digit at which specreason accepts
     max_step_tokens: int = 256
     # Resources
-    dtype: DType = "bf16"
+    dtype: DType = "bf16"  # of weights and KV cache; f16 on CUDA devices alone
     device: str = "cpu"  # of the target: "cpu", "cuda" or "cuda:1"
     draft_device: str = ""  # "" = the target's
     cuda_graphs: bool = True  # decode on a CUDA device by graphs
@@ -115,12 +115,24 @@ class EngineConfig:
         _device("device", self.device)
         if self.draft_device:
             _device("draft_device", self.draft_device)
+        if self.dtype == "f16":
+            self._check_f16()
         for name in ("target_threads", "draft_threads"):
             _whole(name, getattr(self, name), 0, 1024)
         for name in ("target_kv_tokens", "draft_kv_tokens"):
             _whole(name, getattr(self, name), 0)
         if self.method != "ar" and self.draft is None:
             raise ValueError(f"method {self.method} needs a draft: name one, or use method ar")
+
+    def _check_f16(self) -> None:
+        devices = {"device": self.device}
+        if self.method != "ar":
+            devices["draft_device"] = self.draft_device or self.device
+        for name, device in devices.items():
+            if device == "cpu":
+                raise ValueError(
+                    f"dtype f16 is for CUDA devices: use bf16 or f32 on the CPU ({name} is cpu)"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

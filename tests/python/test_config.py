@@ -17,11 +17,12 @@ from dream_r.engine import as_request
         ("method", "magic", "method must be one of ar, specreason, fpsr"),
         ("race", "last", "race must be one of first, verdict"),
         ("mode", "", "mode must be one of"),
-        ("dtype", "int4", "dtype must be one of bf16, f32"),
+        ("dtype", "int4", "dtype must be one of bf16, f16, f32"),
         ("specreason_threshold", 10, "at most 9"),
         ("max_requests", 0, "max_requests must be at least 1"),
         ("device", "gpu", 'device must be "cpu", "cuda" or "cuda:<index>", not \'gpu\''),
         ("draft_device", "cuda:x", "draft_device must be"),
+        ("dtype", "f16", "f16 is for CUDA devices: use bf16 or f32 on the CPU (device is cpu)"),
         ("target_threads", -1, "target_threads must be at least 0"),
     ],
 )
@@ -30,6 +31,19 @@ def test_a_bad_setting_is_one_clear_line(field, value, says):
         EngineConfig(draft="pocket-draft", **{field: value})
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_f16_needs_a_cuda_device_for_both_models():
+    def config(**given):
+        return EngineConfig(draft="pocket-draft", dtype="f16", **given)
+
+    with pytest.raises(ValueError, match=r"use bf16 or f32 on the CPU \(draft_device is cpu\)$"):
+        config(device="cuda:0", draft_device="cpu")
+    with pytest.raises(ValueError, match=r"\(device is cpu\)$"):
+        config(draft_device="cuda")
+    config(device="cuda:0")
+    config(device="cuda:0", draft_device="cuda:1")
+    config(device="cuda:0", draft_device="cpu", method="ar")
 
 
 def test_speculation_needs_a_draft():

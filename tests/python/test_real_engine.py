@@ -151,12 +151,22 @@ def test_trace_names_the_lanes(pair):
         (["--window", "0", "hi"], "window must be"),
         (["--target", "nowhere", "hi"], "no such folder"),
         (["--frobnicate", "hi"], "--frobnicate"),
+        (["--dtype", "f16", "hi"], "dtype f16 is for CUDA devices: use bf16 or f32 on the CPU"),
         (["--target-kv-tokens", 10**11, "hi"], "of memory are free"),
         (["--target-kv-tokens", 32, "hi"], ""),
     ],
 )
 def test_bad_settings(pair, rest, says):
     assert_one_line_and_2(dream_r_command(*options(pair, *rest)), says)
+
+
+def test_f16_is_refused_on_the_cpu_by_the_loader_too(pair):
+    from dream_r import _core
+
+    with pytest.raises(ValueError, match=r"^dtype f16 is for CUDA devices: use bf16 or f32"):
+        _core.load_model(str(pair[0]), "f16")
+    with pytest.raises(ValueError, match=r'^dtype "f8", f32, bf16 or f16 wanted$'):
+        _core.load_model(str(pair[0]), "f8")
 
 
 def test_bad_pictures(pair, tmp_path):

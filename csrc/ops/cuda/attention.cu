@@ -31,7 +31,7 @@ int multiprocessors() {
 }
 
 AttentionPlan plan_attention(const AttentionBatch& b, int multiprocessors) {
-  const bool tensor_cores = b.bf16_kv && (b.heads.dim == 64 || b.heads.dim == 128);
+  const bool tensor_cores = b.kv != DType::f32 && (b.heads.dim == 64 || b.heads.dim == 128);
   if (!tensor_cores) return {AttentionKernel::plain, 1, b.max_q_len, 1};
   const int pairs = b.max_q_len * (b.heads.q / b.heads.kv);
   const bool few = pairs <= kDecodePairs;

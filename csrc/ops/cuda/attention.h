@@ -16,7 +16,7 @@ struct AttentionBatch {
   std::int64_t q_stride;
   float* out;                     // [tokens, heads.q * heads.dim]; 16-byte aligned
   const void *k, *v;              // the layer's cache, 16-byte aligned
-  bool bf16_kv;                   // else f32
+  DType kv;                       // its elements: f32, bf16 or f16
   const ops::AttentionRow* rows;  // device: [count], their tables device memory too. q_len may be 0
   int count;
   // Bounds over the rows: of q_begin + q_len, of q_len, of prefix_len + own_begin + q_len.
@@ -42,9 +42,9 @@ AttentionPlan plan_attention(const AttentionBatch& b, int multiprocessors);
 // Floats of scratch that attention() needs; 0 when the keys are not split.
 std::size_t attention_scratch(const AttentionBatch& b, const AttentionPlan& plan);
 
-// Accuracy. f32 cache, or a head dimension other than 64 and 128: all f32. bf16 cache of 64 or 128:
-// queries and softmax numerators are rounded to bf16 (nearest even) for the tensor cores, scores,
-// sums and outputs are f32.
+// Accuracy. f32 cache, or a head dimension other than 64 and 128: all f32. bf16 (f16) cache of 64
+// or 128: queries and softmax numerators are rounded to bf16 (f16: finite, numerators below 2^-14
+// to multiples of 2^-24) for the tensor cores, scores, sums and outputs are f32.
 void attention(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
                cudaStream_t stream);
 // The same for all rows of a batch: sets what of `b` speaks of rows. Those that are in host memory

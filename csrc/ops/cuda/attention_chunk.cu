@@ -14,9 +14,9 @@ namespace {
 
 constexpr int kTileBlocks = 4;
 
-template <int kDim>
+template <class T, int kDim>
 struct KeyTile {
-  SharedBlock<kDim> block[kTileBlocks];
+  SharedBlock<T, kDim> block[kTileBlocks];
 };
 
 // Writes a warp's 16 rows, those that exist.
@@ -39,14 +39,14 @@ __device__ void store_tile(const AttentionArgs& a, const ops::AttentionRow& row,
 }
 
 // One tile of 64 keys for a warp. token: of the lane's rows; the warp's lowest is token_low.
-template <int kDim>
-__device__ void attend_tile(const RowKeys& keys, int first_block, const KeyTile<kDim>& tile,
+template <class T, int kDim>
+__device__ void attend_tile(const RowKeys& keys, int first_block, const KeyTile<T, kDim>& tile,
                             const Fragment (&q)[kDim / 16], const int (&token)[2], int token_low,
                             float scale, Softmax& softmax, float (&acc)[kDim / 8][4]) {
   float s[2 * kTileBlocks][4];
 #pragma unroll
   for (int j = 0; j < kTileBlocks; ++j) {
-    score_block<kDim>(q, tile.block[j], s[2 * j], s[2 * j + 1]);
+    score_block(q, tile.block[j], s[2 * j], s[2 * j + 1]);
     const int block = first_block + j;
     if (keys.seen(block, token_low) >= kBlockKeys) continue;
     const int seen[2] = {keys.seen(block, token[0]), keys.seen(block, token[1])};
@@ -56,15 +56,16 @@ __device__ void attend_tile(const RowKeys& keys, int first_block, const KeyTile<
 #pragma unroll
   for (int j = 0; j < kTileBlocks; ++j) {
     Fragment p[1];
-    pack_weights(s[2 * j], s[2 * j + 1], p);
+    pack_weights<T>(s[2 * j], s[2 * j + 1], p);
     add_values<kDim>(p[0], tile.block[j].values, acc);
   }
 }
 
-template <int kDim>
+template <class T, int kDim>
 __global__ void __launch_bounds__(256, 1) chunk_kernel(const AttentionArgs a) {
   follow();
-  DR_DYNAMIC_SHARED(KeyTile<kDim>, shared);
+  using Tile = KeyTile<T, kDim>;
+  DR_DYNAMIC_SHARED(Tile, shared);
   const ops::AttentionRow row = a.rows[blockIdx.z];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const int tile_rows = warps * kTileRows, pairs = row.q_len * a.group;
@@ -77,7 +78,8 @@ __global__ void __launch_bounds__(256, 1) chunk_kernel(const AttentionArgs a) {
   const RowKeys keys(row, last_pair / a.group);
   const Range range = share((keys.blocks + kTileBlocks - 1) / kTileBlocks, split, a.splits);
   // Block `warp % 4` of every tile is copied by the warps of that remainder.
-  BlockFeed<kDim> feed(a, blockIdx.y, range.begin * kTileBlocks + warp % kTileBlocks, keys.blocks);
+  BlockFeed<T, kDim> feed(a, blockIdx.y, range.begin * kTileBlocks + warp % kTileBlocks,
+                          keys.blocks);
   const auto copy = [&](int turn) {
     feed.copy(keys, turn, shared[turn % 2].block[warp % kTileBlocks],
               lane + warp / kTileBlocks * 32, warps / kTileBlocks * 32);
@@ -91,7 +93,7 @@ __global__ void __launch_bounds__(256, 1) chunk_kernel(const AttentionArgs a) {
   const int token[2] = {min(pair[0], last_pair) / a.group, min(pair[1], last_pair) / a.group};
   const int token_low = min(first_pair, last_pair) / a.group;
   Fragment q[1][kDim / 16];
-  load_queries<kDim>(
+  load_queries<T, kDim>(
       [&](int half) {
         return pair[half] <= last_pair
                    ? query_row(a, row.q_begin + token[half],
@@ -107,18 +109,18 @@ __global__ void __launch_bounds__(256, 1) chunk_kernel(const AttentionArgs a) {
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
-    attend_tile<kDim>(keys, (range.begin + turn) * kTileBlocks, shared[turn % 2], q[0], token,
-                      token_low, a.scale, softmax, acc);
+    attend_tile(keys, (range.begin + turn) * kTileBlocks, shared[turn % 2], q[0], token, token_low,
+                a.scale, softmax, acc);
     __syncthreads();
   }
   store_tile<kDim>(a, row, split, first_pair, softmax, acc);
 }
 
-template <int kDim>
+template <class T, int kDim>
 void run(const AttentionBatch& b, const AttentionPlan& plan, float* scratch, cudaStream_t stream) {
-  launch(chunk_kernel<kDim>,
+  launch(chunk_kernel<T, kDim>,
          {dim3(plan.tiles * plan.splits, b.heads.kv, b.count),
-          dim3(plan.tile_rows / kTileRows * 32), 2 * sizeof(KeyTile<kDim>), stream},
+          dim3(plan.tile_rows / kTileRows * 32), 2 * sizeof(KeyTile<T, kDim>), stream},
          attention_args(b, plan.splits, scratch));
 }
 
@@ -126,7 +128,11 @@ void run(const AttentionBatch& b, const AttentionPlan& plan, float* scratch, cud
 
 void attention_chunk(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
                      cudaStream_t stream) {
-  b.heads.dim == 64 ? run<64>(b, plan, scratch, stream) : run<128>(b, plan, scratch, stream);
+  with_half_element(b.kv, [&](auto element) {
+    using T = decltype(element);
+    b.heads.dim == 64 ? run<T, 64>(b, plan, scratch, stream)
+                      : run<T, 128>(b, plan, scratch, stream);
+  });
 }
 
 }  // namespace dream_r::cuda

@@ -14,9 +14,9 @@ namespace {
 
 constexpr int kWarps = 4;
 
-template <int kDim>
+template <class T, int kDim>
 struct WarpBuffers {
-  SharedBlock<kDim> block[2];
+  SharedBlock<T, kDim> block[2];
 };
 
 // What a warp leaves for the others, in place of its buffers. Rows are padded against bank
@@ -26,9 +26,9 @@ struct WarpResult {
   float acc[kTileRows][kDim + 8];
   float max[kTileRows], sum[kTileRows];
 };
-template <int kDim>
+template <class T, int kDim>
 union WarpShared {
-  WarpBuffers<kDim> buffers;
+  WarpBuffers<T, kDim> buffers;
   WarpResult<kDim> result;
 };
 
@@ -52,8 +52,8 @@ __device__ void leave_result(const Softmax& softmax, const float (&acc)[kDim / 8
 }
 
 // Merges the warps' rows [0, rows): to `out` when the keys were not split, else to scratch.
-template <int kDim>
-__device__ void merge_warps(const AttentionArgs& a, const WarpShared<kDim>* warps, int rows,
+template <class T, int kDim>
+__device__ void merge_warps(const AttentionArgs& a, const WarpShared<T, kDim>* warps, int rows,
                             int q_begin, int first_head) {
   for (int i = threadIdx.x; i < rows * (kDim / 4); i += kWarps * 32) {
     const int row = i / (kDim / 4), d = i % (kDim / 4) * 4;
@@ -73,26 +73,27 @@ __device__ void merge_warps(const AttentionArgs& a, const WarpShared<kDim>* warp
   }
 }
 
-template <int kDim>
+template <class T, int kDim>
 __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const AttentionArgs a) {
   follow();
-  DR_DYNAMIC_SHARED(WarpShared<kDim>, shared);
+  using Shared = WarpShared<T, kDim>;
+  DR_DYNAMIC_SHARED(Shared, shared);
   const ops::AttentionRow row = a.rows[blockIdx.z];
   if (row.q_len == 0) return;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int rows = row.q_len * a.group, first_head = blockIdx.y * a.group;
   const RowKeys keys(row, row.q_len - 1);
   const Range range = share(keys.blocks, blockIdx.x, a.splits);
-  BlockFeed<kDim> feed(a, blockIdx.y, range.begin + warp, range.end);
+  BlockFeed<T, kDim> feed(a, blockIdx.y, range.begin + warp, range.end);
   const int turns = max(0, (range.end - feed.first + kWarps - 1) / kWarps);
-  WarpBuffers<kDim>& buffers = shared[warp].buffers;
+  WarpBuffers<T, kDim>& buffers = shared[warp].buffers;
   if (turns > 0) feed.copy(keys, 0, buffers.block[0], lane, 32);
   cp_async_commit();
 
   const int pair[2] = {lane / 4, lane / 4 + 8};
   const int token[2] = {min(pair[0], rows - 1) / a.group, min(pair[1], rows - 1) / a.group};
   Fragment q[1][kDim / 16];
-  load_queries<kDim>(
+  load_queries<T, kDim>(
       [&](int half) {
         return pair[half] < rows
                    ? query_row(a, row.q_begin + token[half], first_head + pair[half] % a.group)
@@ -107,28 +108,28 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const AttentionArgs
     cp_async_commit();
     cp_async_wait<1>();
     __syncwarp();
-    const SharedBlock<kDim>& block = buffers.block[turn % 2];
+    const SharedBlock<T, kDim>& block = buffers.block[turn % 2];
     const int seen[2] = {keys.seen(feed.block(turn), token[0]),
                          keys.seen(feed.block(turn), token[1])};
     float s[2][4];
-    score_block<kDim>(q[0], block, s[0], s[1]);
+    score_block(q[0], block, s[0], s[1]);
     mask_block(s[0], s[1], seen);
     softmax.step(s, a.scale, acc);
     Fragment p[1];
-    pack_weights(s[0], s[1], p);
+    pack_weights<T>(s[0], s[1], p);
     add_values<kDim>(p[0], block.values, acc);
     __syncwarp();
   }
   leave_result<kDim>(softmax, acc, shared[warp].result);
   __syncthreads();
-  merge_warps<kDim>(a, shared, rows, row.q_begin, first_head);
+  merge_warps(a, shared, rows, row.q_begin, first_head);
 }
 
-template <int kDim>
+template <class T, int kDim>
 void run(const AttentionBatch& b, const AttentionPlan& plan, float* scratch, cudaStream_t stream) {
-  launch(decode_kernel<kDim>,
+  launch(decode_kernel<T, kDim>,
          {dim3(plan.splits, b.heads.kv, b.count), dim3(kWarps * 32),
-          kWarps * sizeof(WarpShared<kDim>), stream},
+          kWarps * sizeof(WarpShared<T, kDim>), stream},
          attention_args(b, plan.splits, scratch));
 }
 
@@ -136,7 +137,11 @@ void run(const AttentionBatch& b, const AttentionPlan& plan, float* scratch, cud
 
 void attention_decode(const AttentionBatch& b, const AttentionPlan& plan, float* scratch,
                       cudaStream_t stream) {
-  b.heads.dim == 64 ? run<64>(b, plan, scratch, stream) : run<128>(b, plan, scratch, stream);
+  with_half_element(b.kv, [&](auto element) {
+    using T = decltype(element);
+    b.heads.dim == 64 ? run<T, 64>(b, plan, scratch, stream)
+                      : run<T, 128>(b, plan, scratch, stream);
+  });
 }
 
 }  // namespace dream_r::cuda

@@ -2,10 +2,10 @@
 // kernels do not take: f32 caches (tests, tiny models) and unusual dimensions. One warp a (token,
 // query head): a lane scores one of 32 keys (two KV blocks), then owns every 32nd element of the
 // output. Written to be plainly right; nothing is shared between heads or tokens.
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include "ops/cuda/attention_rows.cuh"
+#include "ops/cuda/element.cuh"
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/reduce.cuh"
 
@@ -14,9 +14,6 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kMost = kMaxHeadDim / 32;  // elements of the output a lane owns
-
-__device__ float widen(float v) { return v; }
-__device__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
 
 // The lane's key of blocks `block` and `block` + 1; -inf if `token` does not see it.
 template <class T>
@@ -27,7 +24,7 @@ __device__ float score(const AttentionArgs& a, const T* keys, const RowKeys& row
   if (block >= row.blocks || key >= row.seen(block, token)) return -INFINITY;
   const T* k = keys + row.id(block) * (std::int64_t{a.kv_heads} * a.dim * kBlockKeys) + key;
   float sum = 0.0f;
-  for (int d = 0; d < a.dim; ++d) sum += q[d] * widen(k[d * kBlockKeys]);
+  for (int d = 0; d < a.dim; ++d) sum += q[d] * Element<T>::widen(k[d * kBlockKeys]);
   return sum * a.scale;
 }
 
@@ -40,7 +37,7 @@ __device__ void add_block(const T* values, int dim, int count, float weight, int
     const float p = __shfl_sync(kAllLanes, weight, first_lane + key);
 #pragma unroll
     for (int i = 0; i < kMost; ++i)
-      if (lane + 32 * i < dim) acc[i] += p * widen(values[key * dim + lane + 32 * i]);
+      if (lane + 32 * i < dim) acc[i] += p * Element<T>::widen(values[key * dim + lane + 32 * i]);
   }
 }
 
@@ -78,18 +75,14 @@ __global__ void __launch_bounds__(kWarps * 32) plain_kernel(const AttentionArgs 
     if (lane + 32 * i < a.dim) out[lane + 32 * i] = acc[i] / sum;
 }
 
-template <class T>
-void run(const AttentionBatch& b, cudaStream_t stream) {
-  launch(
-      plain_kernel<T>,
-      {dim3((b.heads.q + kWarps - 1) / kWarps, b.max_q_len, b.count), dim3(kWarps * 32), 0, stream},
-      attention_args(b, 1, nullptr));
-}
-
 }  // namespace
 
 void attention_plain(const AttentionBatch& b, cudaStream_t stream) {
-  b.bf16_kv ? run<__nv_bfloat16>(b, stream) : run<float>(b, stream);
+  const dim3 grid((b.heads.q + kWarps - 1) / kWarps, b.max_q_len, b.count);
+  with_element(b.kv, [&](auto element) {
+    launch(plain_kernel<decltype(element)>, {grid, dim3(kWarps * 32), 0, stream},
+           attention_args(b, 1, nullptr));
+  });
 }
 
 }  // namespace dream_r::cuda

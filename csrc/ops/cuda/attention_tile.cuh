@@ -1,15 +1,15 @@
 #pragma once
-// Sixteen query rows a warp against tiles of keys on the tensor cores (mma m16n8k16, bf16 in, f32
-// out), with the softmax kept online. Of a 16 x 8 result tile a lane holds elements 0, 1 of row
-// lane / 4 and 2, 3 of row lane / 4 + 8, in columns 2 * (lane % 4) and the next: "half" below says
-// which of its two rows.
-#include <cuda_bf16.h>
+// Sixteen query rows a warp against tiles of keys on the tensor cores (mma m16n8k16; bf16 or f16,
+// T below, in, f32 out), with the softmax kept online. Of a 16 x 8 result tile a lane holds
+// elements 0, 1 of row lane / 4 and 2, 3 of row lane / 4 + 8, in columns 2 * (lane % 4) and the
+// next: "half" below says which of its two rows.
 #include <cuda_runtime.h>
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "ops/cuda/element.cuh"
 #include "ops/cuda/ptx.cuh"
 #include "ops/cuda/reduce.cuh"
 
@@ -18,33 +18,29 @@ namespace dream_r::cuda {
 constexpr int kTileRows = 16;
 using Fragment = std::uint32_t[4];
 
-__device__ inline std::uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  std::uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
-  return bits;
-}
-// A pair as a sum of kPlanes pairs of bf16, each the rounding of what the ones before it left: 8
+// A pair as a sum of kPlanes pairs of T, each the rounding of what the ones before it left. bf16: 8
 // bits of the significand a plane, so three of them hold an f32 exactly.
-template <int kPlanes>
+template <class T, int kPlanes>
 __device__ void split_pair(float low, float high, std::uint32_t (&planes)[kPlanes]) {
 #pragma unroll
   for (int p = 0; p < kPlanes; ++p) {
-    planes[p] = pack_bf16(low, high);
-    low -= __uint_as_float(planes[p] << 16);
-    high -= __uint_as_float(planes[p] & 0xffff0000u);
+    planes[p] = Element<T>::pair(low, high);
+    const float2 kept = Element<T>::widen_pair(planes[p]);
+    low -= kept.x;
+    high -= kept.y;
   }
 }
 
 // d += a b with the first (0) or second (1) of the right factors that one ldmatrix_x4 brought.
+template <class T>
 __device__ inline void multiply(float (&d)[4], const Fragment& a, const Fragment& b, int which) {
   const std::uint32_t factor[2] = {b[2 * which], b[2 * which + 1]};
-  mma_bf16(d, a, factor);
+  Element<T>::multiply(d, a, factor);
 }
 
 // Query fragments of 16 rows, straight from memory. at(half): the lane's row, null if there is
 // none. Elements from `dim` on are zero.
-template <int kDim, int kPlanes, class At>
+template <class T, int kDim, int kPlanes, class At>
 __device__ void load_queries(At&& at, int dim, Fragment (&q)[kPlanes][kDim / 16]) {
   const int column = 2 * (threadIdx.x % 4);
 #pragma unroll
@@ -56,7 +52,7 @@ __device__ void load_queries(At&& at, int dim, Fragment (&q)[kPlanes][kDim / 16]
       float2 pair{0.0f, 0.0f};
       if (row != nullptr && d < dim) pair = *reinterpret_cast<const float2*>(row + d);
       std::uint32_t planes[kPlanes];
-      split_pair(pair.x, pair.y, planes);
+      split_pair<T>(pair.x, pair.y, planes);
 #pragma unroll
       for (int p = 0; p < kPlanes; ++p) q[p][step][part] = planes[p];
     }
@@ -105,14 +101,14 @@ struct Softmax {
 };
 
 // Two neighbouring result tiles are, element for element, the fragment of a 16 x 16 left factor.
-template <int kPlanes>
+template <class T, int kPlanes>
 __device__ void pack_weights(const float (&low)[4], const float (&high)[4],
                              Fragment (&p)[kPlanes]) {
 #pragma unroll
   for (int part = 0; part < 4; ++part) {
     const float(&from)[4] = part < 2 ? low : high;
     std::uint32_t planes[kPlanes];
-    split_pair(from[part % 2 * 2], from[part % 2 * 2 + 1], planes);
+    split_pair<T>(from[part % 2 * 2], from[part % 2 * 2 + 1], planes);
 #pragma unroll
     for (int i = 0; i < kPlanes; ++i) p[i][part] = planes[i];
   }
@@ -124,17 +120,16 @@ template <int kDim>
 constexpr int kPaddedRow = kDim + 8;
 
 // acc += weights [16 x 16 keys] * values [16 keys][kPaddedRow].
-template <int kDim>
-__device__ void add_values(const Fragment& p, const __nv_bfloat16* values,
-                           float (&acc)[kDim / 8][4]) {
+template <int kDim, class T>
+__device__ void add_values(const Fragment& p, const T* values, float (&acc)[kDim / 8][4]) {
   const int lane = threadIdx.x % 32;
-  const __nv_bfloat16* at = values + lane % 16 * kPaddedRow<kDim> + lane / 16 * 8;
+  const T* at = values + lane % 16 * kPaddedRow<kDim> + lane / 16 * 8;
 #pragma unroll
   for (int t = 0; t < kDim / 8; t += 2) {
     Fragment v;
     ldmatrix_x4_trans(v, at + t * 8);
-    multiply(acc[t], p, v, 0);
-    multiply(acc[t + 1], p, v, 1);
+    multiply<T>(acc[t], p, v, 0);
+    multiply<T>(acc[t + 1], p, v, 1);
   }
 }
 

@@ -25,6 +25,8 @@ void embedding_f32(const std::int32_t* ids, const void* packed, std::int64_t row
                    float* out, cudaStream_t stream);
 void embedding_bf16(const std::int32_t* ids, const void* packed, std::int64_t rows, std::int64_t k,
                     float* out, cudaStream_t stream);
+void embedding_f16(const std::int32_t* ids, const void* packed, std::int64_t rows, std::int64_t k,
+                   float* out, cudaStream_t stream);
 void embedding_w4(const std::int32_t* ids, const void* packed, std::int64_t rows, std::int64_t k,
                   std::int64_t group, float* out, cudaStream_t stream);
 
@@ -77,15 +79,14 @@ void rope(const RopeHeads& a, std::int64_t rows, cudaStream_t stream);
 
 // ---- rope_write.cu
 // The queries of a.qkv in place, keys and values to the cache (as kv_write); a.qkv's keys stay.
-void rope_write(const RopeHeads& a, const std::int32_t* slot, std::int64_t rows, bool bf16_kv,
+void rope_write(const RopeHeads& a, const std::int32_t* slot, std::int64_t rows, DType kv,
                 void* keys, void* values, cudaStream_t stream);
 
 // ---- kv.cu
 // ---------------------------------------------------------------------------------------
-void kv_write_f32(const float* qkv, int q, int kv, int dim, const std::int32_t* slot,
-                  std::int64_t rows, void* keys, void* values, cudaStream_t stream);
-void kv_write_bf16(const float* qkv, int q, int kv, int dim, const std::int32_t* slot,
-                   std::int64_t rows, void* keys, void* values, cudaStream_t stream);
+// type: the cache's.
+void kv_write(const float* qkv, int q, int kv, int dim, const std::int32_t* slot, std::int64_t rows,
+              DType type, void* keys, void* values, cudaStream_t stream);
 // By value into the kernel. Every copy is done in every tensor; a block is a multiple of 16 bytes.
 struct BlockCopies {
   static constexpr int kMostTensors = 256, kMostCopies = 128;

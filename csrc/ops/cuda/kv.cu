@@ -38,24 +38,15 @@ __global__ void copy_blocks_kernel(BlockCopies c, std::int64_t pieces) {
   for (std::int64_t i = begin + threadIdx.x; i < end; i += kThreads) to[i] = from[i];
 }
 
-template <class T>
-void write(const float* qkv, int q, int kv, int dim, const std::int32_t* slot, std::int64_t rows,
-           void* keys, void* values, cudaStream_t stream) {
-  if (rows > 0)
-    launch(kv_write_kernel<T>, {static_cast<unsigned>(rows), kThreads, 0, stream}, qkv, q, kv, dim,
-           slot, keys, values);
-}
-
 }  // namespace
 
-void kv_write_f32(const float* qkv, int q, int kv, int dim, const std::int32_t* slot,
-                  std::int64_t rows, void* keys, void* values, cudaStream_t stream) {
-  write<float>(qkv, q, kv, dim, slot, rows, keys, values, stream);
-}
-
-void kv_write_bf16(const float* qkv, int q, int kv, int dim, const std::int32_t* slot,
-                   std::int64_t rows, void* keys, void* values, cudaStream_t stream) {
-  write<__nv_bfloat16>(qkv, q, kv, dim, slot, rows, keys, values, stream);
+void kv_write(const float* qkv, int q, int kv, int dim, const std::int32_t* slot, std::int64_t rows,
+              DType type, void* keys, void* values, cudaStream_t stream) {
+  if (rows == 0) return;
+  with_element(type, [&](auto element) {
+    launch(kv_write_kernel<decltype(element)>, {static_cast<unsigned>(rows), kThreads, 0, stream},
+           qkv, q, kv, dim, slot, keys, values);
+  });
 }
 
 void copy_blocks(const BlockCopies& c, std::int64_t block_bytes, cudaStream_t stream) {

@@ -1,16 +1,19 @@
 #pragma once
 // Where a token's keys and values lie in the paged cache.
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
+
+#include "ops/cuda/element.cuh"
 
 namespace dream_r::cuda {
 
 constexpr int kKvTokens = 16;  // of a KV block
 
-__device__ __forceinline__ void put(float* to, float x) { *to = x; }
-__device__ __forceinline__ void put(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
+template <class T>
+__device__ __forceinline__ void put(T* to, float x) {
+  *to = Element<T>::narrow(x);
+}
 
 // Of one kv head: element d of the token's key is at key[d * kKvTokens], of its value at value[d].
 template <class T>

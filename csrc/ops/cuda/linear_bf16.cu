@@ -4,10 +4,10 @@
 namespace dream_r::cuda {
 
 void linear_bf16(const LinearProblem& p, void* scratch, cudaStream_t stream) {
-  run_linear<Bf16Format>(p, scratch, stream);
+  run_linear<PairFormat<__nv_bfloat16>>(p, scratch, stream);
 }
 void grouped_linear_bf16(const GroupedProblem& p, void* scratch, cudaStream_t stream) {
-  run_grouped<Bf16Format>(p, scratch, stream);
+  run_grouped<PairFormat<__nv_bfloat16>>(p, scratch, stream);
 }
 
 }  // namespace dream_r::cuda

@@ -1,6 +1,6 @@
 // Products of many rows by cuBLASLt, opened when it is first wanted: nothing links to it, and where
-// it is not found our own kernels multiply. The weight is unpacked to bf16 a block of rows at a
-// time (w4: each weight rounded, 2^-9 of it), so the scratch stays small whatever the matrix.
+// it is not found our own kernels multiply. The weight is unpacked to bf16 (or f16) a block of rows
+// at a time (w4: each weight rounded, 2^-9 of it), so the scratch stays small whatever the matrix.
 //
 // The declarations below are those of cublasLt.h and library_types.h that are used, as published in
 // NVIDIA's cuBLAS documentation; they are the same in CUDA 12 and 13.
@@ -20,7 +20,8 @@ namespace dream_r::cuda {
 namespace {
 
 using Handle = void*;
-constexpr int kF32 = 0, kBf16 = 14, kComputeF32 = 68;        // CUDA_R_32F, CUDA_R_16BF, ...
+constexpr int kF32 = 0, kF16 = 2, kBf16 = 14;                // CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF
+constexpr int kComputeF32 = 68;                              // CUBLAS_COMPUTE_32F
 constexpr int kTransA = 3, kEpilogue = 7, kBiasPointer = 8;  // CUBLASLT_MATMUL_DESC_*
 constexpr int kWorkspaceBytes = 1;                           // CUBLASLT_MATMUL_PREF_*
 constexpr std::int32_t kTransposed = 1;                      // CUBLAS_OP_T
@@ -136,11 +137,11 @@ std::size_t aligned(std::int64_t bytes) {
 }
 
 // out[:, first .. first + count) = x w^T, seen by the library as columns: (count x rows) = w^T x.
-void multiply(const LinearProblem& p, std::int64_t first, std::int64_t count, const void* x,
-              const void* w, void* workspace, cudaStream_t stream) {
+void multiply(const LinearProblem& p, int type, std::int64_t first, std::int64_t count,
+              const void* x, const void* w, void* workspace, cudaStream_t stream) {
   const Library& l = library();
   const Owned desc = product(p.bias ? p.bias + first : nullptr);
-  const Owned a = layout(kBf16, p.k, count, p.k), b = layout(kBf16, p.k, p.rows, p.k);
+  const Owned a = layout(type, p.k, count, p.k), b = layout(type, p.k, p.rows, p.k);
   const Owned c = layout(kF32, count, p.rows, p.n);
   Handle h = nullptr;
   ok(l.preference_create(&h), "preference");
@@ -169,15 +170,15 @@ std::size_t library_scratch_bytes(const LinearProblem& p) {
   return aligned(2 * p.rows * p.k) + aligned(2 * block_rows(p) * p.k) + kWorkspace;
 }
 
-void linear_library(const LinearProblem& p, void* scratch, cudaStream_t stream) {
+void linear_library(const LinearProblem& p, DType type, void* scratch, cudaStream_t stream) {
   auto* const x = static_cast<std::byte*>(scratch);
   auto* const w = x + aligned(2 * p.rows * p.k);
   auto* const workspace = w + aligned(2 * block_rows(p) * p.k);
-  round_rows(p, x, stream);
+  round_rows(p, type, x, stream);
   for (std::int64_t first = 0; first < p.n; first += block_rows(p)) {
     const std::int64_t count = std::min(block_rows(p), p.n - first);
     unpack_rows(p, first, count, w, stream);
-    multiply(p, first, count, x, w, workspace, stream);
+    multiply(p, type == DType::f16 ? kF16 : kBf16, first, count, x, w, workspace, stream);
   }
 }
 

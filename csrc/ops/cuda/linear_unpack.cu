@@ -1,4 +1,4 @@
-// Plain bf16 matrices for the library: rows of a packed weight, and x.
+// Plain bf16 or f16 matrices for the library: rows of a packed weight, and x.
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/linear.h"
 #include "ops/cuda/linear_weights.cuh"
@@ -21,12 +21,12 @@ __device__ uint4 eight_of_w4(const std::uint32_t* row, int k, int group) {
     const auto at = [&](int j) {
       return static_cast<float>(static_cast<int>(word >> 4 * j & 15u) - z) * s;
     };
-    pair[i] = bf16_pair(at(2 * i), at(2 * i + 1));
+    pair[i] = Element<__nv_bfloat16>::pair(at(2 * i), at(2 * i + 1));
   }
   return {pair[0], pair[1], pair[2], pair[3]};
 }
 
-__device__ uint4 eight_of_bf16(const std::uint32_t* row, int k) {
+__device__ uint4 eight_of_pairs(const std::uint32_t* row, int k) {
   const std::uint32_t* from = row + k / 2 * kPanelRows;
   return {from[0], from[kPanelRows], from[2 * kPanelRows], from[3 * kPanelRows]};
 }
@@ -43,13 +43,14 @@ __global__ void unpack_kernel(const std::uint32_t* packed, int first, int count,
   const std::int64_t at = first + row;
   const std::uint32_t* from = packed + at / kPanelRows * lines * kPanelRows + at % kPanelRows;
   to[std::int64_t{row} * (k / kRun) + run] =
-      group ? eight_of_w4(from, run * kRun, group) : eight_of_bf16(from, run * kRun);
+      group ? eight_of_w4(from, run * kRun, group) : eight_of_pairs(from, run * kRun);
 }
 
+template <class T>
 __global__ void round_kernel(const float4* x, std::int64_t runs, uint4* to) {
   follow();
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i < runs) to[i] = Bf16Format::pack(x[2 * i], x[2 * i + 1]);
+  if (i < runs) to[i] = PairFormat<T>::pack(x[2 * i], x[2 * i + 1]);
 }
 
 }  // namespace
@@ -64,11 +65,13 @@ void unpack_rows(const LinearProblem& p, std::int64_t first, std::int64_t count,
          static_cast<int>(p.group), lines, static_cast<uint4*>(to));
 }
 
-void round_rows(const LinearProblem& p, void* to, cudaStream_t stream) {
+void round_rows(const LinearProblem& p, DType type, void* to, cudaStream_t stream) {
   const std::int64_t runs = p.rows * p.k / kRun;
-  launch(round_kernel,
-         {static_cast<unsigned>((runs + kThreads - 1) / kThreads), kThreads, 0, stream},
-         reinterpret_cast<const float4*>(p.x), runs, static_cast<uint4*>(to));
+  const dim3 grid(static_cast<unsigned>((runs + kThreads - 1) / kThreads));
+  with_half_element(type, [&](auto element) {
+    launch(round_kernel<decltype(element)>, {grid, kThreads, 0, stream},
+           reinterpret_cast<const float4*>(p.x), runs, static_cast<uint4*>(to));
+  });
 }
 
 }  // namespace dream_r::cuda

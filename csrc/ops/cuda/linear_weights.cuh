@@ -3,19 +3,18 @@
 // own for the GPU. Lane (g, t) = (lane / 4, lane % 4) takes the rows 4g .. 4g + 3 of a tile of 32
 // (a 16-byte piece of a panel's line is four rows) and the elements 8t .. 8t + 7 of every chunk of
 // k, which the tensor cores see as two steps of four: any order of k does, as long as x has it too.
-//   bf16  a line is a pair of k: lines 16c + 4t + i of chunk c, i < 4, are the lane's pairs
+//   bf16, f16  a line is a pair of k: lines 16c + 4t + i of chunk c, i < 4, are the lane's pairs
 //         (2i, 2i + 1)
 //   w4    a line is eight of k: line 4c + t after the heads is the lane's; its nibbles j and j + 4,
 //         16 bits apart, come out of a word together, so the pairs are (i, i + 4)
 // Rows come as (4g, 4g + 1) and (4g + 2, 4g + 3): two products of 16 rows, `half` 0 and 1.
 //
-// A stage is four 16-byte pieces a lane: one chunk of bf16, a unit (four chunks) of w4. Pieces go
-// through shared memory by cp.async, every lane reading back its own: a queue that is deeper than
-// registers allow.
-#include <cuda_bf16.h>
-
+// A stage is four 16-byte pieces a lane: one chunk of bf16 or f16, a unit (four chunks) of w4.
+// Pieces go through shared memory by cp.async, every lane reading back its own: a queue that is
+// deeper than registers allow.
 #include <cstdint>
 
+#include "ops/cuda/element.cuh"
 #include "ops/cuda/linear_shape.cuh"
 #include "ops/cuda/ptx.cuh"
 
@@ -28,23 +27,9 @@ struct Lane {
   int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 };
 
-__device__ inline std::uint32_t bits_of(__nv_bfloat162 pair) {
-  std::uint32_t bits;
-  memcpy(&bits, &pair, sizeof(bits));
-  return bits;
-}
-__device__ inline __nv_bfloat162 pair_of(std::uint32_t bits) {
-  __nv_bfloat162 pair;
-  memcpy(&pair, &bits, sizeof(pair));
-  return pair;
-}
-__device__ inline std::uint32_t bf16_pair(float low, float high) {
-  return bits_of(__floats2bfloat162_rn(low, high));
-}
-
 // sum[half][tile] += a[half] * x's eight columns `tile`, for one chunk. a: two steps of four
-// registers; x(tile): the lane's eight elements of its column g.
-template <int kColumnTiles, class X>
+// registers; x(tile): the lane's eight elements of its column g. All of type T.
+template <class T, int kColumnTiles, class X>
 __device__ inline void multiply(float (&sum)[2][kColumnTiles][4], const std::uint32_t (&a)[2][2][4],
                                 X&& x) {
 #pragma unroll
@@ -52,8 +37,8 @@ __device__ inline void multiply(float (&sum)[2][kColumnTiles][4], const std::uin
     const uint4 b = x(tile);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      mma_bf16(sum[half][tile], a[half][0], {b.x, b.y});
-      mma_bf16(sum[half][tile], a[half][1], {b.z, b.w});
+      Element<T>::multiply(sum[half][tile], a[half][0], {b.x, b.y});
+      Element<T>::multiply(sum[half][tile], a[half][1], {b.z, b.w});
     }
   }
 }
@@ -64,16 +49,18 @@ __device__ inline void clear(float (&sum)[2][kColumnTiles][4]) {
   for (int i = 0; i < 8 * kColumnTiles; ++i) (&sum[0][0][0])[i] = 0.0f;
 }
 
-// ---- bf16
-// ----------------------------------------------------------------------------------------
-struct Bf16Format {
+// ---- bf16, f16
+// -----------------------------------------------------------------------------------
+template <class T>
+struct PairFormat {
   static constexpr int kStageChunks = 1;
   static constexpr int kHeadPieces = 0;  // of a warp and stage, at most
   __host__ __device__ static constexpr int head_pieces(int) { return 0; }
 
   // The lane's eight elements of x as operand B.
   __device__ static uint4 pack(float4 a, float4 b) {
-    return {bf16_pair(a.x, a.y), bf16_pair(a.z, a.w), bf16_pair(b.x, b.y), bf16_pair(b.z, b.w)};
+    using E = Element<T>;
+    return {E::pair(a.x, a.y), E::pair(a.z, a.w), E::pair(b.x, b.y), E::pair(b.z, b.w)};
   }
 
   class Reader {
@@ -112,7 +99,7 @@ struct Bf16Format {
       const uint4 p = pieces[0], q = pieces[32], r = pieces[64], s = pieces[96];
       const std::uint32_t a[2][2][4] = {{{p.x, p.y, q.x, q.y}, {r.x, r.y, s.x, s.y}},
                                         {{p.z, p.w, q.z, q.w}, {r.z, r.w, s.z, s.w}}};
-      multiply(total, a, [&](int tile) { return x(0, tile); });
+      multiply<T>(total, a, [&](int tile) { return x(0, tile); });
     }
   };
 };
@@ -132,7 +119,19 @@ struct W4Format {
   }
 
   __device__ static uint4 pack(float4 a, float4 b) {
-    return {bf16_pair(a.x, b.x), bf16_pair(a.y, b.y), bf16_pair(a.z, b.z), bf16_pair(a.w, b.w)};
+    using E = Element<__nv_bfloat16>;
+    return {E::pair(a.x, b.x), E::pair(a.y, b.y), E::pair(a.z, b.z), E::pair(a.w, b.w)};
+  }
+
+  __device__ static std::uint32_t bits_of(__nv_bfloat162 pair) {
+    std::uint32_t bits;
+    memcpy(&bits, &pair, sizeof(bits));
+    return bits;
+  }
+  __device__ static __nv_bfloat162 pair_of(std::uint32_t bits) {
+    __nv_bfloat162 pair;
+    memcpy(&pair, &bits, sizeof(pair));
+    return pair;
   }
 
   class Reader {
@@ -198,7 +197,7 @@ struct W4Format {
           {{weight(q.z, 0, z[2]), weight(q.w, 0, z[3]), weight(q.z, 1, z[2]), weight(q.w, 1, z[3])},
            {weight(q.z, 2, z[2]), weight(q.w, 2, z[3]), weight(q.z, 3, z[2]),
             weight(q.w, 3, z[3])}}};
-      multiply(group_, a, x);
+      multiply<__nv_bfloat16>(group_, a, x);
     }
     // The group is done: its sums count by the scales of the lane's four rows.
     __device__ void scale(uint4 head) {

@@ -55,14 +55,16 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void rope_write(const RopeHeads& a, const std::int32_t* slot, std::int64_t rows, bool bf16_kv,
+void rope_write(const RopeHeads& a, const std::int32_t* slot, std::int64_t rows, DType kv,
                 void* keys, void* values, cudaStream_t stream) {
   if (rows == 0) return;
   const dim3 grid(static_cast<unsigned>(a.q + a.kv),
                   static_cast<unsigned>((rows + kKvTokens - 1) / kKvTokens));
   const std::size_t bytes = sizeof(float) * kKvTokens * static_cast<std::size_t>(padded(a.dim));
-  const auto kernel = bf16_kv ? rope_write_kernel<__nv_bfloat16> : rope_write_kernel<float>;
-  launch(kernel, {grid, kThreads, bytes, stream}, a, slot, static_cast<int>(rows), keys, values);
+  with_element(kv, [&](auto element) {
+    launch(rope_write_kernel<decltype(element)>, {grid, kThreads, bytes, stream}, a, slot,
+           static_cast<int>(rows), keys, values);
+  });
 }
 
 }  // namespace dream_r::cuda

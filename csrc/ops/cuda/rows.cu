@@ -1,5 +1,6 @@
 // Rows gathered, scattered, mixed, or read out of a packed weight: one element a thread, along the
 // row, so that loads and stores of a warp are whole lines and one row waits for memory but once.
+#include "ops/cuda/element.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/launch.cuh"
 
@@ -61,15 +62,16 @@ __global__ void embedding_f32_kernel(const std::int32_t* ids, const std::uint32_
     out[blockIdx.x * k + i] = __uint_as_float(row_of(packed, k, ids[blockIdx.x])[i * kPanel]);
 }
 
-__global__ void embedding_bf16_kernel(const std::int32_t* ids, const std::uint32_t* packed,
-                                      std::int64_t k, float* out) {
+template <class T>
+__global__ void embedding_pairs_kernel(const std::int32_t* ids, const std::uint32_t* packed,
+                                       std::int64_t k, float* out) {
   follow();
   const std::int64_t pairs = (k + 1) / 2, i = element();
   if (i >= pairs) return;
-  const std::uint32_t pair = row_of(packed, pairs, ids[blockIdx.x])[i * kPanel];
+  const float2 pair = Element<T>::widen_pair(row_of(packed, pairs, ids[blockIdx.x])[i * kPanel]);
   float* to = out + blockIdx.x * k + 2 * i;
-  to[0] = __uint_as_float(pair << 16);
-  if (2 * i + 1 < k) to[1] = __uint_as_float(pair & 0xffff0000u);
+  to[0] = pair.x;
+  if (2 * i + 1 < k) to[1] = pair.y;
 }
 
 __global__ void embedding_w4_kernel(const std::int32_t* ids, const std::uint32_t* packed,
@@ -121,7 +123,14 @@ void embedding_f32(const std::int32_t* ids, const void* packed, std::int64_t row
 void embedding_bf16(const std::int32_t* ids, const void* packed, std::int64_t rows, std::int64_t k,
                     float* out, cudaStream_t stream) {
   if (rows > 0 && k > 0)
-    launch(embedding_bf16_kernel, one_thread_each(rows, (k + 1) / 2, stream), ids,
+    launch(embedding_pairs_kernel<__nv_bfloat16>, one_thread_each(rows, (k + 1) / 2, stream), ids,
+           static_cast<const std::uint32_t*>(packed), k, out);
+}
+
+void embedding_f16(const std::int32_t* ids, const void* packed, std::int64_t rows, std::int64_t k,
+                   float* out, cudaStream_t stream) {
+  if (rows > 0 && k > 0)
+    launch(embedding_pairs_kernel<__half>, one_thread_each(rows, (k + 1) / 2, stream), ids,
            static_cast<const std::uint32_t*>(packed), k, out);
 }
 

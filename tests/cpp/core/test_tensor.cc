@@ -69,6 +69,9 @@ TEST_CASE("bf16 rounds to nearest even and keeps NaN and infinity") {
 }
 
 TEST_CASE("f16 widens exactly") {
+  const auto f16_to_float = [](std::uint16_t bits) {
+    return static_cast<float>(std::bit_cast<f16>(bits));
+  };
   CHECK(f16_to_float(0x3c00) == 1.0f);
   CHECK(f16_to_float(0xc000) == -2.0f);
   CHECK(f16_to_float(0x7bff) == 65504.0f);
@@ -78,4 +81,25 @@ TEST_CASE("f16 widens exactly") {
   CHECK(std::signbit(f16_to_float(0x8000)));
   CHECK(std::isinf(f16_to_float(0x7c00)));
   CHECK(std::isnan(f16_to_float(0x7c01)));
+}
+
+TEST_CASE("f16 rounds to nearest even, stays finite and keeps NaN") {
+  const auto bits = [](double v) { return f16(static_cast<float>(v)).bits; };
+  const auto value = [](std::uint32_t h) {
+    return static_cast<double>(
+        static_cast<float>(std::bit_cast<f16>(static_cast<std::uint16_t>(h))));
+  };
+  for (std::uint32_t h = 0; h < 0x7bffu; ++h) {  // every finite one, and what lies between two
+    const double here = value(h), next = value(h + 1), middle = (here + next) / 2;
+    CHECK(here < next);
+    CHECK(bits(here) == h);
+    CHECK(bits(-here) == (h | 0x8000u));
+    CHECK(bits(middle) == h + h % 2);
+    CHECK(bits(middle - (next - here) / 64) == h);
+    CHECK(bits(middle + (next - here) / 64) == h + 1);
+  }
+  for (const double large : {65504.0, 65519.0, 65520.0, 1e6, 3e38}) CHECK(bits(large) == 0x7bff);
+  CHECK(bits(-std::numeric_limits<double>::infinity()) == 0xfbff);
+  CHECK(std::isnan(static_cast<float>(f16(std::numeric_limits<float>::quiet_NaN()))));
+  CHECK(std::isnan(static_cast<float>(f16(std::bit_cast<float>(0xff800001u)))));
 }

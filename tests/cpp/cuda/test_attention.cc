@@ -20,8 +20,8 @@ struct RowSpec {
 // A paged cache with the rows' tokens in shuffled blocks; every slot without a token is NaN.
 class Paged {
  public:
-  Paged(ops::Heads heads, bool bf16_kv, const std::vector<RowSpec>& specs)
-      : h_(heads), bf16_(bf16_kv), specs_(specs) {
+  Paged(ops::Heads heads, DType kv, const std::vector<RowSpec>& specs)
+      : h_(heads), kv_(kv), specs_(specs) {
     int blocks = 0, tokens = 1;  // token 0 belongs to no row
     for (const auto& s : specs_) {
       begins_.push_back(tokens);
@@ -55,7 +55,7 @@ class Paged {
                                  out.data(),
                                  k.data(),
                                  v.data(),
-                                 bf16_,
+                                 kv_,
                                  device_rows.data(),
                                  static_cast<int>(rows.size()),
                                  tokens_,
@@ -73,12 +73,14 @@ class Paged {
     return {kernel, tile_rows, (pairs + tile_rows - 1) / tile_rows, splits};
   }
 
-  Expected expected(bool round_q) const {
+  DType kv() const { return kv_; }
+  Expected expected(DType q_type) const {
     Expected e;
     const std::size_t untouched = static_cast<std::size_t>(h_.q) * h_.dim;
     e.out.assign(untouched, -7.0);
     e.mass.assign(untouched, 7.0);
     e.square.assign(untouched, 0.0);
+    e.unit_mass = e.unit_square = e.square;
     for (std::size_t r = 0, at = 0; r < specs_.size(); ++r) {
       const auto& spec = specs_[r];
       const int prefix_blocks = count(spec.prefix_len);
@@ -92,7 +94,7 @@ class Paged {
           const int kv = head / (h_.q / h_.kv);
           attend(
               &q_[static_cast<std::size_t>(begins_[r] + i) * stride() + head * h_.dim], h_.dim,
-              spec.prefix_len + spec.own_begin + i + 1, round_q,
+              spec.prefix_len + spec.own_begin + i + 1, q_type,
               [&](int j, int d) { return k_[key_at(slot(j), kv, d)]; },
               [&](int j, int d) { return v_[value_at(slot(j), kv, d)]; }, e);
         }
@@ -131,25 +133,25 @@ class Paged {
     const float* from = values.data();
     for (int kv = 0; kv < h_.kv; ++kv)
       for (int d = 0; d < h_.dim; ++d, from += 2) {
-        k_[key_at(slot, kv, d)] = bf16_ ? as_bf16(from[0]) : from[0];
-        v_[value_at(slot, kv, d)] = bf16_ ? as_bf16(from[1]) : from[1];
+        k_[key_at(slot, kv, d)] = kept(from[0], kv_);
+        v_[value_at(slot, kv, d)] = kept(from[1], kv_);
       }
   }
   std::vector<std::byte> bytes(const std::vector<float>& values) const {
-    std::vector<std::byte> b(values.size() * (bf16_ ? 2 : 4));
-    if (!bf16_) {
+    std::vector<std::byte> b(values.size() * size_of(kv_));
+    if (kv_ == DType::f32) {
       std::memcpy(b.data(), values.data(), b.size());
       return b;
     }
     for (std::size_t i = 0; i < values.size(); ++i) {
-      const bf16 rounded(values[i]);
-      std::memcpy(b.data() + 2 * i, &rounded, 2);
+      const auto bits = kv_ == DType::f16 ? f16(values[i]).bits : bf16(values[i]).bits;
+      std::memcpy(b.data() + 2 * i, &bits, 2);
     }
     return b;
   }
 
   ops::Heads h_;
-  bool bf16_;
+  DType kv_;
   std::vector<RowSpec> specs_;
   std::vector<int> begins_;
   int tokens_ = 0, max_q_ = 0, max_keys_ = 0;
@@ -158,19 +160,21 @@ class Paged {
 };
 
 void check(const Paged& paged, const cuda::AttentionPlan& plan) {
-  const bool tensor_cores = plan.kernel != AttentionKernel::plain;
-  check_close(paged.run(&plan), paged.expected(tensor_cores), tensor_cores);
+  const DType factors = plan.kernel != AttentionKernel::plain ? paged.kv() : DType::f32;
+  check_close(paged.run(&plan), paged.expected(factors), factors);
 }
+
+constexpr DType kHalves[] = {DType::bf16, DType::f16};
 
 }  // namespace
 
-TEST_CASE("plain attention of any head dimension, f32 and bf16 caches") {
+TEST_CASE("plain attention of any head dimension, caches of f32, bf16 and f16") {
   const std::vector<RowSpec> rows = {{1, 0, 0}, {3, 17, 0}, {2, 16, 31}, {0, 5, 5}, {5, 0, 40}};
   for (const ops::Heads h : {ops::Heads{4, 2, 16}, {3, 3, 32}, {5, 1, 80}, {2, 1, 96}, {6, 2, 256}})
-    for (const bool bf16_kv : {false, true}) {
+    for (const DType kv : {DType::f32, DType::bf16, DType::f16}) {
       CAPTURE(h.dim);
-      CAPTURE(bf16_kv);
-      const Paged paged(h, bf16_kv, rows);
+      CAPTURE(std::string(name_of(kv)));
+      const Paged paged(h, kv, rows);
       check(paged, paged.plan(AttentionKernel::plain, 1, 1));
     }
 }
@@ -187,15 +191,17 @@ TEST_CASE("decode attention: groups, tokens, prefixes, splits") {
       {{4, 4, 64}, {{1, 0, 0}, {16, 40, 17}, {3, 0, 700}}},
       {{5, 1, 64}, {{3, 15, 15}, {1, 0, 90}}},
   };
-  for (const auto& c : cases) {
-    const Paged paged(c.heads, true, c.rows);
-    for (const int splits : {1, 2, 7}) {
-      CAPTURE(c.heads.q);
-      CAPTURE(c.heads.dim);
-      CAPTURE(splits);
-      check(paged, paged.plan(AttentionKernel::decode, 16, splits));
+  for (const auto& c : cases)
+    for (const DType kv : kHalves) {
+      const Paged paged(c.heads, kv, c.rows);
+      CAPTURE(std::string(name_of(kv)));
+      for (const int splits : {1, 2, 7}) {
+        CAPTURE(c.heads.q);
+        CAPTURE(c.heads.dim);
+        CAPTURE(splits);
+        check(paged, paged.plan(AttentionKernel::decode, 16, splits));
+      }
     }
-  }
 }
 
 TEST_CASE("chunk attention: tiles, causal edge, branches behind a prefix, splits") {
@@ -209,38 +215,42 @@ TEST_CASE("chunk attention: tiles, causal edge, branches behind a prefix, splits
       {{5, 1, 64}, {{29, 3, 15}, {2, 0, 0}}},
       {{20, 1, 128}, {{4, 18, 60}}},
   };
-  for (const auto& c : cases) {
-    const Paged paged(c.heads, true, c.rows);
-    for (const int tile_rows : {64, 128})
-      for (const int splits : {1, 3}) {
-        CAPTURE(c.heads.q);
-        CAPTURE(c.heads.dim);
-        CAPTURE(tile_rows);
-        CAPTURE(splits);
-        check(paged, paged.plan(AttentionKernel::chunk, tile_rows, splits));
-      }
-  }
+  for (const auto& c : cases)
+    for (const DType kv : kHalves) {
+      const Paged paged(c.heads, kv, c.rows);
+      CAPTURE(std::string(name_of(kv)));
+      for (const int tile_rows : {64, 128})
+        for (const int splits : {1, 3}) {
+          CAPTURE(c.heads.q);
+          CAPTURE(c.heads.dim);
+          CAPTURE(tile_rows);
+          CAPTURE(splits);
+          check(paged, paged.plan(AttentionKernel::chunk, tile_rows, splits));
+        }
+    }
 }
 
 TEST_CASE("the planned kernel gives the batch's attention") {
-  for (const auto& [h, bf16_kv] : {std::pair{ops::Heads{16, 2, 128}, true},
-                                   {ops::Heads{4, 2, 64}, true},
-                                   {ops::Heads{4, 2, 64}, false},
-                                   {ops::Heads{4, 2, 32}, true}})
+  for (const auto& [h, kv] : {std::pair{ops::Heads{16, 2, 128}, DType::bf16},
+                              {ops::Heads{16, 2, 128}, DType::f16},
+                              {ops::Heads{4, 2, 64}, DType::bf16},
+                              {ops::Heads{4, 2, 64}, DType::f16},
+                              {ops::Heads{4, 2, 64}, DType::f32},
+                              {ops::Heads{4, 2, 32}, DType::f16}})
     for (const int q_len : {1, 2, 9, 40}) {
       CAPTURE(h.dim);
-      CAPTURE(bf16_kv);
+      CAPTURE(std::string(name_of(kv)));
       CAPTURE(q_len);
-      const Paged paged(h, bf16_kv, {{q_len, 50, 3}, {1, 0, 80}});
-      const bool tensor_cores = bf16_kv && h.dim >= 64;
-      check_close(paged.run(), paged.expected(tensor_cores), tensor_cores);
+      const Paged paged(h, kv, {{q_len, 50, 3}, {1, 0, 80}});
+      const DType factors = h.dim >= 64 ? kv : DType::f32;
+      check_close(paged.run(), paged.expected(factors), factors);
     }
 }
 
 TEST_CASE("plans: kernel by rows and type, splits by what fills the device") {
   cuda::AttentionBatch b{};
   b.heads = {64, 8, 128};
-  b.bf16_kv = true;
+  b.kv = DType::f16;
   b.count = b.max_q_len = b.tokens = 1;
   b.max_keys = 8192;
   const auto plan = [&] { return cuda::plan_attention(b, 132); };
@@ -262,6 +272,6 @@ TEST_CASE("plans: kernel by rows and type, splits by what fills the device") {
   b.heads.dim = 80;
   CHECK(plan().kernel == AttentionKernel::plain);
   b.heads.dim = 128;
-  b.bf16_kv = false;
+  b.kv = DType::f32;
   CHECK(plan().kernel == AttentionKernel::plain);
 }

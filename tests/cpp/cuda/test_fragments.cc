@@ -1,11 +1,11 @@
 // mma, ldmatrix and cp.async of the emulated device against the PTX ISA's tables, written out here
 // the way the ISA writes them (row and column of element i of a lane), not as the emulator does.
-#include <cuda_bf16.h>
-
 #include <cstdlib>
 #include <random>
 
 #include "device_array.h"
+#include "kept.h"
+#include "ops/cuda/element.cuh"
 #include "ops/cuda/ptx.cuh"
 
 using namespace dream_r;
@@ -34,6 +34,7 @@ Place place_c(int lane, int i) {
   return {i < 2 ? group : group + 8, thread * 2 + (i & 1)};
 }
 
+template <class T>
 __global__ void one_mma(const std::uint32_t* a, const std::uint32_t* b, float* c) {
   cuda::follow();
 
@@ -42,7 +43,7 @@ __global__ void one_mma(const std::uint32_t* a, const std::uint32_t* b, float* c
   for (int i = 0; i < 4; ++i) ra[i] = a[threadIdx.x * 4 + i];
   for (int i = 0; i < 2; ++i) rb[i] = b[threadIdx.x * 2 + i];
   for (int i = 0; i < 4; ++i) d[i] = c[threadIdx.x * 4 + i];
-  cuda::mma_bf16(d, ra, rb);
+  cuda::Element<T>::multiply(d, ra, rb);
   for (int i = 0; i < 4; ++i) c[threadIdx.x * 4 + i] = d[i];
 }
 
@@ -91,19 +92,24 @@ __global__ void crooked(const int* in, int* out) {
 
 }  // namespace
 
-TEST_CASE("mma.m16n8k16 multiplies the matrices its fragments stand for") {
+namespace {
+
+template <class T>
+void check_mma(DType type) {
   TestStream s;
   std::mt19937 engine(3);
   std::normal_distribution<float> normal;
   float a[16][16], b[16][8], c[16][8];
-  const auto draw = [&] { return __bfloat162float(__float2bfloat16_rn(normal(engine))); };
+  const auto draw = [&] { return kept(normal(engine), type); };
   for (auto& row : a)
     for (auto& v : row) v = draw();
   for (auto& row : b)
     for (auto& v : row) v = draw();
   for (auto& row : c)
     for (auto& v : row) v = normal(engine);
-  const auto bits = [](float v) { return static_cast<std::uint32_t>(__float2bfloat16_rn(v).bits); };
+  const auto bits = [&](float v) -> std::uint32_t {
+    return type == DType::f16 ? f16(v).bits : bf16(v).bits;
+  };
   std::vector<std::uint32_t> fa(32 * 4), fb(32 * 2);
   std::vector<float> fc(32 * 4);
   for (int lane = 0; lane < 32; ++lane) {
@@ -115,7 +121,7 @@ TEST_CASE("mma.m16n8k16 multiplies the matrices its fragments stand for") {
   }
   DeviceArray<std::uint32_t> da(s, fa), db(s, fb);
   DeviceArray<float> dc(s, fc);
-  launch(one_mma, {1, 32, 0, s}, da.data(), db.data(), dc.data());
+  launch(one_mma<T>, {1, 32, 0, s}, da.data(), db.data(), dc.data());
   const auto got = dc.host(s);
   for (int lane = 0; lane < 32; ++lane)
     for (int i = 0; i < 4; ++i) {
@@ -124,6 +130,27 @@ TEST_CASE("mma.m16n8k16 multiplies the matrices its fragments stand for") {
       for (int k = 0; k < 16; ++k) want += static_cast<double>(a[row][k]) * b[k][column];
       CHECK(got[lane * 4 + i] == doctest::Approx(want).epsilon(1e-6));
     }
+}
+
+}  // namespace
+
+TEST_CASE("mma.m16n8k16 multiplies the matrices its fragments stand for") {
+  check_mma<__nv_bfloat16>(DType::bf16);
+  check_mma<__half>(DType::f16);
+}
+
+TEST_CASE("elements are rounded as on the CPU, f16 into its range") {
+  const float values[] = {0.1f, -3.14159f, 1e-7f, 65519.0f, -65520.0f, 1e30f, -INFINITY, 1e-30f};
+  for (const float v : values) {
+    const std::uint32_t pair = cuda::Element<__half>::pair(v, 1.0f);
+    CHECK(pair == (f16(v).bits | 0x3c000000u));
+    CHECK(cuda::Element<__half>::widen(cuda::Element<__half>::narrow(v)) == kept(v, DType::f16));
+    CHECK(cuda::Element<__half>::widen_pair(pair).x == kept(v, DType::f16));
+    CHECK(cuda::Element<__half>::widen_pair(pair).y == 1.0f);
+    CHECK(cuda::Element<__nv_bfloat16>::widen_pair(cuda::Element<__nv_bfloat16>::pair(1.0f, v)).y ==
+          kept(v, DType::bf16));
+  }
+  CHECK(std::isnan(cuda::Element<__half>::widen(cuda::Element<__half>::narrow(NAN))));
 }
 
 TEST_CASE("ldmatrix hands each lane two neighbours of a row, transposed of a column") {

@@ -1,4 +1,4 @@
-// Attention inside segments on the tensor cores against attention in double, in both.
+// Attention inside segments on the tensor cores against attention in double, for all factors.
 #include "attention_oracle.h"
 #include "device_array.h"
 #include "ops/cuda/attention.h"
@@ -25,8 +25,7 @@ std::vector<float> run(const std::vector<float>& qkv, int heads, int dim, Produc
   return out.host(s);
 }
 
-Expected expected(const std::vector<float>& qkv, int heads, int dim, bool rounded) {
-  const auto kept = [&](float v) { return rounded ? as_bf16(v) : v; };
+Expected expected(const std::vector<float>& qkv, int heads, int dim, DType type) {
   const std::size_t width = 3 * static_cast<std::size_t>(heads * dim);
   Expected e;
   for (std::size_t g = 1; g < kSegments.size(); ++g) {
@@ -35,10 +34,10 @@ Expected expected(const std::vector<float>& qkv, int heads, int dim, bool rounde
       for (int head = 0; head < heads; ++head) {
         const auto at = [&](int part) {
           return [&, part](int j, int d) -> double {
-            return kept(qkv[(begin + j) * width + (part * heads + head) * dim + d]);
+            return kept(qkv[(begin + j) * width + (part * heads + head) * dim + d], type);
           };
         };
-        attend(&qkv[t * width + head * dim], dim, end - begin, rounded, at(1), at(2), e);
+        attend(&qkv[t * width + head * dim], dim, end - begin, type, at(1), at(2), e);
       }
   }
   return e;
@@ -46,15 +45,16 @@ Expected expected(const std::vector<float>& qkv, int heads, int dim, bool rounde
 
 }  // namespace
 
-TEST_CASE("segment attention in bf16 and as accurate as f32") {
+TEST_CASE("segment attention in bf16, in f16 and as accurate as f32") {
   for (const int dim : {8, 32, 64, 72, 80, 96, 128})
-    for (const auto products : {Products::bf16, Products::f32}) {
-      const bool rounded = products == Products::bf16;
+    for (const auto& [products, type] : {std::pair{Products::bf16, DType::bf16},
+                                         {Products::f16, DType::f16},
+                                         {Products::f32, DType::f32}}) {
       CAPTURE(dim);
-      CAPTURE(rounded);
+      CAPTURE(std::string(name_of(type)));
       const auto qkv = normals(150u * 3 * 2 * dim, dim);
       const auto got = run(qkv, 2, dim, products, kSegments, 130);
-      check_close(got, expected(qkv, 2, dim, rounded), rounded);
+      check_close(got, expected(qkv, 2, dim, type), type);
     }
 }
 

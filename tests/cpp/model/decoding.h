@@ -19,8 +19,10 @@ inline std::vector<float> on_cpu(Stream& stream, const Tensor& t) {
   return {here.f32(), here.f32() + here.numel()};
 }
 
-// Within a few roundings of f32, in units of the largest value: sums go in another order there.
-inline void check_close(const std::vector<float>& got, const std::vector<float>& expected) {
+// In units of the largest value: a few roundings of f32, as sums go in another order there.
+constexpr float kF32 = 2e-5f;
+inline void check_close(const std::vector<float>& got, const std::vector<float>& expected,
+                        float tolerance = kF32) {
   REQUIRE(got.size() == expected.size());
   float largest = 0, difference = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
@@ -28,7 +30,7 @@ inline void check_close(const std::vector<float>& got, const std::vector<float>&
     const float d = std::abs(got[i] - expected[i]);
     difference = d <= difference ? difference : d;  // NaN is kept
   }
-  CHECK(difference <= 2e-5f * largest);
+  CHECK(difference <= tolerance * largest);
 }
 
 // Sequence i has the blocks `i`, `i + n`, ...; the cache is full of bytes 1 at first.

@@ -3,6 +3,7 @@
 
 #include "decoding.h"
 #include "doctest.h"
+#include "f16_checkpoint.h"
 #include "small_model.h"
 
 using namespace dream_r;
@@ -55,6 +56,48 @@ TEST_CASE("device: a graph serves until the keys pass its bound, and scratch tha
     if (i == 255) CHECK(graphs.captured() == 1);
   }
   CHECK(graphs.captured() == 2);  // up to 256 keys, and beyond
+}
+
+TEST_CASE("device: a checkpoint of f16 decodes in f16 as on the CPU in f32") {
+  if (!kHasCuda) return;
+  for (const int dim : {16, 64}) {  // the plain kernel of attention, and the tensor cores'
+    CAPTURE(dim);
+    const test::TempFolder folder;
+    test::write_f16_checkpoint(folder, {96, 2, 4, 2, dim, 128, 50}, 7);
+    const auto here = load_model(folder.path(), {DType::f32, 1});
+    const auto there = load_model(folder.path(), {DType::f16, 1, cuda_device()});
+    CHECK(there->kv_shape().dtype == DType::f16);
+    CHECK(there->weight_bytes() < 0.55 * here->weight_bytes());
+    Graphs graphs;
+    Decoding expected(*here, 3, nullptr), got(*there, 3, &graphs);
+    // The weights are the same numbers: x, keys, values and the factors of attention are rounded,
+    // each by 2^-11 of itself at most, in every layer and at the head.
+    for (int i = 0; i < 40; ++i) check_close(got.step(), expected.step(), 0x1p-9f);
+  }
+}
+
+TEST_CASE("device: a tower in f16 sees as on the CPU in f32") {
+  if (!kHasCuda) return;
+  const test::TempFolder folder;
+  test::write_f16_checkpoint(folder, {96, 1, 4, 2, 16, 128, 50}, 7);
+  const Grid grid{1, 4, 4};
+  Tensor patches = Tensor::empty({16, 3 * 2 * test::kPatch * test::kPatch}, DType::f32);
+  for (std::int64_t i = 0; i < patches.numel(); ++i)
+    patches.f32()[i] = std::sin(0.37f * static_cast<float>(i));
+  const auto features = [&](DType dtype, Device device) {
+    Stream stream(device);
+    const auto model = load_model(folder.path(), {dtype, 1, device});
+    return on_cpu(stream, model->encode_images(stream, patches, std::span(&grid, 1)).embeds);
+  };
+  check_close(features(DType::f16, cuda_device()), features(DType::f32, {}), 0x1p-9f);
+}
+
+TEST_CASE("f16 is refused where the device is the CPU, in one line that says what to do") {
+  const test::TempFolder folder;
+  test::write_f16_checkpoint(folder, {32, 1, 2, 1, 16, 32, 20}, 1);
+  CHECK(test::error_of([&] { load_model(folder.path(), {DType::f16, 1}); }) ==
+        "dtype f16 is for CUDA devices: use bf16 or f32 on the CPU");
+  load_model(folder.path(), {DType::bf16, 1});
 }
 
 TEST_CASE("device: every tower's features are the CPU's") {

@@ -13,6 +13,8 @@ using namespace dream_r;
 namespace {
 
 constexpr std::int64_t kPanel = 16;
+constexpr WeightFormat kFormats[] = {WeightFormat::f32, WeightFormat::bf16, WeightFormat::f16,
+                                     WeightFormat::w4};
 
 // Element (row, i) as linear_weight.h lays it down.
 float element(const LinearWeight& w, std::int64_t row, std::int64_t i) {
@@ -23,6 +25,9 @@ float element(const LinearWeight& w, std::int64_t row, std::int64_t i) {
   if (w.format == WeightFormat::f32) return std::bit_cast<float>(word(i));
   if (w.format == WeightFormat::bf16)
     return std::bit_cast<float>(word(i / 2) >> (i % 2 * 16) << 16);
+  if (w.format == WeightFormat::f16)
+    return static_cast<float>(
+        std::bit_cast<f16>(static_cast<std::uint16_t>(word(i / 2) >> (i % 2 * 16))));
   const std::int64_t line = i / w.group * (w.group / 8 + 1);
   const std::uint32_t head = word(line), q = word(line + 1 + i % w.group / 8) >> (i % 8 * 4) & 15u;
   const float zero = static_cast<float>(head & 15u);
@@ -82,7 +87,7 @@ double deviation(std::span<const float> x) {
 }  // namespace
 
 TEST_CASE("random weights: of deviation 0.02 about 0 in every format, no two rows alike") {
-  for (const auto format : {WeightFormat::f32, WeightFormat::bf16, WeightFormat::w4}) {
+  for (const auto format : kFormats) {
     CAPTURE(static_cast<int>(format));
     constexpr std::int64_t kRows = 200, kColumns = 640;
     const LinearWeight w = made(format, kRows, kColumns);
@@ -99,7 +104,7 @@ TEST_CASE("random weights: of deviation 0.02 about 0 in every format, no two row
 }
 
 TEST_CASE("random weights: zeros where a panel holds no element") {
-  for (const auto format : {WeightFormat::f32, WeightFormat::bf16, WeightFormat::w4}) {
+  for (const auto format : kFormats) {
     CAPTURE(static_cast<int>(format));
     const std::int64_t k = format == WeightFormat::w4 ? 64 : 33;
     const LinearWeight w = made(format, 21, k);
@@ -108,13 +113,13 @@ TEST_CASE("random weights: zeros where a panel holds no element") {
     for (std::int64_t step = 0; step < w.steps(); ++step)
       for (std::int64_t lane = 0; lane < kPanel; ++lane)
         CHECK((last[step * kPanel + lane] == 0) == (lane >= 21 - kPanel));
-    if (format == WeightFormat::bf16)
+    if (in_pairs(format))
       for (std::int64_t row = 0; row < 21; ++row) CHECK(element(w, row, k) == 0);
   }
 }
 
 TEST_CASE("random weights: the same with any number of threads") {
-  for (const auto format : {WeightFormat::f32, WeightFormat::bf16, WeightFormat::w4})
+  for (const auto format : kFormats)
     CHECK(bytes(made(format, 300, 256, 1)) == bytes(made(format, 300, 256, 3)));
 }
 

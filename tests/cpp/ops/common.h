@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "doctest.h"
+#include "kept.h"
 #include "ops/cpu/kernels.h"
 #include "ops/ops.h"
 
@@ -91,6 +92,17 @@ void each_device(F&& f) {
   CAPTURE(std::string("cuda"));
   Stream s(cuda_device());
   f(s);
+}
+
+// What weights and caches may be where `s` runs, f32 first.
+inline std::vector<DType> element_types(const Stream& s) {
+  if (s.device().on_cuda()) return {DType::f32, DType::bf16, DType::f16};
+  return {DType::f32, DType::bf16};
+}
+inline WeightFormat format_of(DType type) {
+  return type == DType::f32    ? WeightFormat::f32
+         : type == DType::bf16 ? WeightFormat::bf16
+                               : WeightFormat::f16;
 }
 
 // Another stream of s's device; on the CPU one of two threads.

@@ -26,18 +26,18 @@ struct Table {
   }
 };
 
-// A GPU's tensor cores take a bf16 cache of these dimensions, and round queries and weights.
+// A GPU's tensor cores take a bf16 or f16 cache of these dimensions, and round queries and weights.
 bool tensor_cores(const Stream& s, ops::Heads h, DType type) {
-  return s.device().on_cuda() && type == DType::bf16 && (h.dim == 64 || h.dim == 128);
+  return s.device().on_cuda() && type != DType::f32 && (h.dim == 64 || h.dim == 128);
 }
-// A weight is off by 2^-8 of itself, a value below 5: tests/cpp/cuda holds them to the tight bound.
-double allowed(bool rounded) { return rounded ? 5 * 0x1p-8 : 5e-6; }
+// A weight is off by a rounding of itself, a value below 5: tests/cpp/cuda holds them to the tight
+// bound.
+double allowed(bool rounded, DType type) { return rounded ? 5 * rounding(type) : 5e-6; }
 
 // softmax(q k^T / sqrt(dim)) v of query row `q` over key rows `keys` of qkv, in double.
-void oracle_row(const Tensor& qkv, ops::Heads h, int q, const std::vector<int>& keys, bool rounded,
+void oracle_row(const Tensor& qkv, ops::Heads h, int q, const std::vector<int>& keys, DType type,
                 std::vector<double>& out, bool rounded_query = false) {
   const auto width = qkv.dim(1);
-  const auto kept = [&](float v) -> double { return rounded ? static_cast<float>(bf16(v)) : v; };
   for (int head = 0; head < h.q; ++head) {
     const float* query = qkv.f32() + q * width + head * h.dim;
     const int k_at = (h.q + head / (h.q / h.kv)) * h.dim, v_at = k_at + h.kv * h.dim;
@@ -46,14 +46,15 @@ void oracle_row(const Tensor& qkv, ops::Heads h, int q, const std::vector<int>& 
     for (const int j : keys) {
       double s = 0;
       for (int d = 0; d < h.dim; ++d)
-        s += (rounded_query ? kept(query[d]) : query[d]) * kept(qkv.f32()[j * width + k_at + d]);
+        s += static_cast<double>(rounded_query ? kept(query[d], type) : query[d]) *
+             kept(qkv.f32()[j * width + k_at + d], type);
       p.push_back(std::exp(s / std::sqrt(h.dim)));
       z += p.back();
     }
     for (int d = 0; d < h.dim; ++d) {
       double sum = 0;
       for (std::size_t j = 0; j < keys.size(); ++j)
-        sum += p[j] / z * kept(qkv.f32()[keys[j] * width + v_at + d]);
+        sum += p[j] / z * kept(qkv.f32()[keys[j] * width + v_at + d], type);
       out.push_back(sum);
     }
   }
@@ -73,27 +74,33 @@ const Case kCases[] = {{{4, 2, 32}, DType::f32},  {{4, 2, 32}, DType::bf16},
                        {{3, 3, 16}, DType::f32},  {{6, 1, 48}, DType::f32},
                        {{5, 1, 80}, DType::bf16}, {{16, 8, 128}, DType::bf16},
                        {{80, 1, 16}, DType::f32}};
+const Case kDeviceCases[] = {
+    {{4, 2, 32}, DType::f16}, {{4, 2, 64}, DType::f16}, {{16, 8, 128}, DType::f16}};
+
+std::vector<Case> cases(const Stream& s) {
+  std::vector<Case> all(std::begin(kCases), std::end(kCases));
+  if (s.device().on_cuda()) all.insert(all.end(), std::begin(kDeviceCases), std::end(kDeviceCases));
+  return all;
+}
 
 }  // namespace
 
 TEST_CASE("causal attention over a paged cache") {
   each_device([](Stream& s) {
-    Stream host(1);
     Random r;
-    for (const auto& [h, type] : kCases)
+    for (const auto& [h, type] : cases(s))
       for (const int tokens : {1, 15, 16, 17, 50}) {
         const Tensor qkv = r.tensor({tokens, (h.q + 2 * h.kv) * h.dim});
         const ops::KvLayer layer = make_layer(h, type);
         const Table table{{7, 2, 30, 4}};
-        ops::kv_write(host, qkv, h, table.slots(0, tokens), layer);
+        run(s, ops::kv_write, qkv, h, table.slots(0, tokens), layer);
         const ops::AttentionRow row{0, tokens, nullptr, 0, table.blocks.data(), 0};
         Tensor out = filled({tokens, h.q * h.dim}, NAN);
         run(s, ops::attention, qkv, h, layer, std::span(&row, 1), out);
         const bool rounded = tensor_cores(s, h, type);
         std::vector<double> want;
-        for (int t = 0; t < tokens; ++t)
-          oracle_row(qkv, h, t, upto(t + 1), type == DType::bf16, want, rounded);
-        CHECK(error(out, want) < allowed(rounded));
+        for (int t = 0; t < tokens; ++t) oracle_row(qkv, h, t, upto(t + 1), type, want, rounded);
+        CHECK(error(out, want) < allowed(rounded, type));
       }
   });
 }
@@ -122,7 +129,7 @@ TEST_CASE("branches see a shared prefix and not each other") {
       const auto row = [&](int q, std::vector<int> own) {
         auto all = keys;
         all.insert(all.end(), own.begin(), own.end());
-        oracle_row(qkv, h, q, all, false, want);
+        oracle_row(qkv, h, q, all, DType::f32, want);
       };
       row(prefix, {prefix});
       row(prefix + 1, {prefix, prefix + 1});
@@ -196,7 +203,7 @@ TEST_CASE("attention inside segments") {
         for (int t = cu[g - 1]; t < cu[g]; ++t) {
           std::vector<int> keys;
           for (int j = cu[g - 1]; j < cu[g]; ++j) keys.push_back(j);
-          oracle_row(qkv, {heads, heads, dim}, t, keys, false, want);
+          oracle_row(qkv, {heads, heads, dim}, t, keys, DType::f32, want);
         }
       CHECK(error(out, want) < 5e-6);
       if (s.device().on_cuda()) continue;
@@ -213,25 +220,45 @@ TEST_CASE("attention inside segments") {
   });
 }
 
-TEST_CASE("kv_write rounds to bf16 and leaves other slots alone") {
+TEST_CASE("kv_write rounds and leaves other slots alone") {
   each_device([](Stream& s) {
-    Random r;
-    const ops::Heads h{2, 2, 16};
-    const Tensor qkv = r.tensor({2, 96});
-    const ops::KvLayer layer = make_layer(h, DType::bf16);
-    run(s, ops::kv_write, qkv, h, ints({5 * 16 + 3, 16}), layer);
-    int written = 0;
-    for (std::int64_t i = 0; i < layer.k.numel(); ++i)
-      written += layer.k.data<std::uint16_t>()[i] != 0xffff;
-    CHECK(written == 2 * 2 * 16);
-    const auto at = [&](int head, int d) { return ((5 * 2 + head) * 16 + d) * 16 + 3; };
-    CHECK(layer.k.data<bf16>()[at(1, 7)].bits == bf16(qkv.f32()[32 + 16 + 7]).bits);
-    CHECK(layer.v.data<bf16>()[((5 * 2 + 1) * 16 + 3) * 16 + 7].bits ==
-          bf16(qkv.f32()[32 + 32 + 16 + 7]).bits);
-    CHECK(rejects("kv_write", [&] { run(s, ops::kv_write, qkv, h, ints({0}), layer); }));
-    if (s.device().on_cuda()) return;  // slots there are not checked
-    CHECK(rejects("kv_write", [&] { ops::kv_write(s, qkv, h, ints({0, kBlocks * 16}), layer); }));
+    for (const DType type : element_types(s)) {
+      Random r;
+      const ops::Heads h{2, 2, 16};
+      Tensor qkv = r.tensor({2, 96});
+      qkv.f32()[32 + 16] = 1e9f;
+      const ops::KvLayer layer = make_layer(h, type);
+      run(s, ops::kv_write, qkv, h, ints({5 * 16 + 3, 16}), layer);
+      int written = 0;
+      for (std::int64_t i = 0; i < layer.k.numel(); ++i)
+        written += !std::isnan(float_at(layer.k, i));
+      CHECK(written == 2 * 2 * 16);
+      const auto at = [&](int head, int d) { return ((5 * 2 + head) * 16 + d) * 16 + 3; };
+      for (int d = 0; d < 16; ++d) {
+        CHECK(float_at(layer.k, at(1, d)) == kept(qkv.f32()[32 + 16 + d], type));
+        CHECK(float_at(layer.v, ((5 * 2 + 1) * 16 + 3) * 16 + d) ==
+              kept(qkv.f32()[32 + 32 + 16 + d], type));
+      }
+      CHECK(rejects("kv_write", [&] { run(s, ops::kv_write, qkv, h, ints({0}), layer); }));
+      if (s.device().on_cuda()) continue;  // slots there are not checked
+      CHECK(rejects("kv_write", [&] { ops::kv_write(s, qkv, h, ints({0, kBlocks * 16}), layer); }));
+    }
   });
+}
+
+TEST_CASE("a cache of f16 is refused on the CPU") {
+  Stream s(1);
+  const ops::Heads h{2, 1, 16};
+  const ops::KvLayer layer = make_layer(h, DType::f16);
+  Tensor qkv = filled({1, 64}, 0), out = filled({1, 32}, 0);
+  const std::int32_t table[] = {0};
+  const ops::AttentionRow row{0, 1, nullptr, 0, table, 0};
+  CHECK(rejects("kv_write", [&] { ops::kv_write(s, qkv, h, ints({0}), layer); }));
+  CHECK(rejects("attention", [&] { ops::attention(s, qkv, h, layer, std::span(&row, 1), out); }));
+  const Tensor angle = filled({1, 8}, 1);
+  CHECK(rejects("qk_norm_rope_write", [&] {
+    ops::qk_norm_rope_write(s, qkv, h, {}, {}, 1e-6f, angle, angle, ints({0}), layer);
+  }));
 }
 
 TEST_CASE("copy_blocks copies whole blocks of every layer") {

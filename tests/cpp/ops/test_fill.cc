@@ -48,10 +48,10 @@ TEST_CASE("fill_linear: runs of the table, heads where a group begins, zeros pas
     struct {
       WeightFormat format;
       std::int64_t n, k, group;
-    } const cases[] = {{WeightFormat::f32, 21, 33, 0},  {WeightFormat::f32, 32, 300, 0},
-                       {WeightFormat::bf16, 21, 33, 0}, {WeightFormat::bf16, 48, 514, 0},
-                       {WeightFormat::w4, 17, 64, 32},  {WeightFormat::w4, 40, 2048, 128},
-                       {WeightFormat::w4, 16, 2560, 64}};
+    } const cases[] = {{WeightFormat::f32, 21, 33, 0},    {WeightFormat::f32, 32, 300, 0},
+                       {WeightFormat::bf16, 21, 33, 0},   {WeightFormat::bf16, 48, 514, 0},
+                       {WeightFormat::f16, 21, 33, 0},    {WeightFormat::w4, 17, 64, 32},
+                       {WeightFormat::w4, 40, 2048, 128}, {WeightFormat::w4, 16, 2560, 64}};
     for (const auto& c : cases) {
       CAPTURE(c.k);
       const LinearWeight w = filled_weight(s, c.format, c.n, c.k, c.group);

@@ -53,17 +53,17 @@ struct Step {
 
 class Forward {
  public:
-  Forward(Stream& s, int rows) : s_(s), rows_(rows) {
+  Forward(Stream& s, int rows, DType type) : s_(s), rows_(rows), type_(type) {
     for (int i = 0; i < 2; ++i) {
       Layer l;
-      l.qkv = plain(s, r_, 8 * kHeads.dim, kHidden, WeightFormat::bf16);
+      l.qkv = plain(s, r_, 8 * kHeads.dim, kHidden, format_of(type_));
       l.o = w4(s, r_, kHidden, 4 * kHeads.dim);
       l.gate_up = w4(s, r_, 2 * kFfn, kHidden);
-      l.down = plain(s, r_, kHidden, kFfn, WeightFormat::bf16);
+      l.down = plain(s, r_, kHidden, kFfn, format_of(type_));
       l.router = plain(s, r_, kExperts, kHidden, WeightFormat::f32);
       for (int e = 0; e < kExperts; ++e) {
         l.expert_gate_up.push_back(w4(s, r_, 2 * kFfn, kHidden));
-        l.expert_down.push_back(plain(s, r_, kHidden, kFfn, WeightFormat::bf16));
+        l.expert_down.push_back(plain(s, r_, kHidden, kFfn, format_of(type_)));
       }
       layers_.push_back(l);
     }
@@ -123,7 +123,7 @@ class Forward {
         attended_.data<float>(),
         k_.data<void>(),
         v_.data<void>(),
-        true,
+        type_,
         reinterpret_cast<const ops::AttentionRow*>(attention_rows_.data<std::byte>()),
         rows_,
         rows_,
@@ -151,11 +151,12 @@ class Forward {
 
   Stream& s_;
   int rows_;
+  DType type_;  // of what is neither f32 nor w4
   std::int64_t pairs_ = rows_ * kChosen;
   Random r_;
   std::vector<float> inv_freq_ = std::vector<float>(kHeads.dim / 2, 0.3f);
   std::vector<Layer> layers_;
-  LinearWeight embedding_ = plain(s_, r_, kVocab, kHidden, WeightFormat::bf16);
+  LinearWeight embedding_ = plain(s_, r_, kVocab, kHidden, format_of(type_));
   Tensor norm_ = ops::copy_to(s_, r_.tensor({kHidden}), kGpu);
   Tensor head_norm_ = ops::copy_to(s_, r_.tensor({kHeads.dim}), kGpu);
   Tensor ids_ = fresh({rows_}, DType::i32), positions_ = fresh({rows_, 3}, DType::i32);
@@ -163,8 +164,8 @@ class Forward {
   Tensor tables_ = fresh({rows_ * kBlocks}, DType::i32);
   Tensor attention_rows_ =
       fresh({rows_ * static_cast<std::int64_t>(sizeof(ops::AttentionRow))}, DType::u8);
-  Tensor k_ = fresh({kBlocks * rows_, kHeads.kv, kHeads.dim, 16}, DType::bf16);
-  Tensor v_ = fresh({kBlocks * rows_, kHeads.kv, 16, kHeads.dim}, DType::bf16);
+  Tensor k_ = fresh({kBlocks * rows_, kHeads.kv, kHeads.dim, 16}, type_);
+  Tensor v_ = fresh({kBlocks * rows_, kHeads.kv, 16, kHeads.dim}, type_);
   Tensor cache_ = random_cache(k_.shape());
   Tensor cos_ = fresh({rows_, kHeads.dim / 2}), sin_ = fresh({rows_, kHeads.dim / 2});
   Tensor x_ = fresh({rows_, kHidden}), normed_ = fresh({rows_, kHidden});
@@ -179,8 +180,11 @@ class Forward {
   Tensor logits_ = fresh({1, kVocab});
 
   Tensor random_cache(Shape shape) {
-    Tensor t = Tensor::empty(shape, DType::bf16);
-    for (std::int64_t i = 0; i < t.numel(); ++i) t.data<bf16>()[i] = bf16(r_.normal());
+    Tensor t = Tensor::empty(shape, type_);
+    for (std::int64_t i = 0; i < t.numel(); ++i) {
+      const float v = r_.normal();
+      t.data<std::uint16_t>()[i] = type_ == DType::f16 ? f16(v).bits : bf16(v).bits;
+    }
     return ops::copy_to(s_, t, kGpu);
   }
 };
@@ -189,10 +193,12 @@ class Forward {
 
 TEST_CASE("a captured forward decodes other tokens as one that is issued") {
   if (!cuda_is_here()) return;
-  for (const int rows : {1, 3, 40}) {
+  for (const auto& [rows, type] :
+       {std::pair{1, DType::bf16}, {3, DType::f16}, {40, DType::bf16}, {40, DType::f16}}) {
     CAPTURE(rows);
+    CAPTURE(std::string(name_of(type)));
     Stream s(kGpu);
-    Forward forward(s, rows);
+    Forward forward(s, rows, type);
     forward.want(rows - 1);
     const Step steps[] = {{5, 37}, {41, 16}, {12, 30}};
     std::vector<Tensor> want;

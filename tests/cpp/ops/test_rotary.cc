@@ -128,6 +128,8 @@ Tensor random_cache(Random& r, Shape shape, DType dtype) {
   for (std::int64_t i = 0; i < t.numel(); ++i)
     if (dtype == DType::f32)
       t.f32()[i] = r.normal();
+    else if (dtype == DType::f16)
+      t.data<f16>()[i] = f16(r.normal());
     else
       t.data<bf16>()[i] = bf16(r.normal());
   return t;
@@ -139,7 +141,7 @@ TEST_CASE("qk_norm_rope_write is qk_norm_rope and kv_write") {
   each_device([](Stream& s) {
     Random r;
     const ops::Heads h{4, 2, 48};
-    for (const DType dtype : {DType::f32, DType::bf16})
+    for (const DType dtype : element_types(s))
       for (const int rows : {1, 2, 16, 27}) {
         const std::int64_t queries = std::int64_t{h.q} * h.dim, keys = std::int64_t{h.kv} * h.dim;
         const Tensor qkv = r.tensor({rows, queries + 2 * keys}), slot = some_slots(rows);

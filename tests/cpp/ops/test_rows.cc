@@ -34,21 +34,22 @@ TEST_CASE("gather, scatter and scatter_add move rows") {
 TEST_CASE("embedding reads rows of a packed matrix") {
   each_device([](Stream& s) {
     Random r;
-    for (const auto format : {WeightFormat::f32, WeightFormat::bf16}) {
+    for (const DType type : element_types(s)) {
       const Tensor table = r.tensor({21, 13});
-      const LinearWeight w = pack_linear(s, std::span(&table, 1), format);
+      const LinearWeight w = pack_linear(s, std::span(&table, 1), format_of(type));
       const Tensor ids = ints({20, 0, 15, 16});
       Tensor out = filled({4, 13}, 0);
       run(s, ops::embedding, ids, w, out);
       for (int t = 0; t < 4; ++t)
         for (int i = 0; i < 13; ++i) {
           const float v = table.f32()[ids.data<int>()[t] * 13 + i];
-          const float want = format == WeightFormat::f32 ? v : static_cast<float>(bf16(v));
-          CHECK(out.f32()[t * 13 + i] == want);
+          CHECK(out.f32()[t * 13 + i] == kept(v, type));
         }
       CHECK(rejects("embedding", [&] { run(s, ops::embedding, ints({0, 1, 2}), w, out); }));
       if (s.device().on_cuda()) continue;
       CHECK(rejects("embedding", [&] { ops::embedding(s, ints({0, 1, 2, 21}), w, out); }));
+      const LinearWeight half = pack_linear(s, std::span(&table, 1), WeightFormat::f16);
+      CHECK(rejects("embedding", [&] { ops::embedding(s, ids, half, out); }));
     }
   });
 }

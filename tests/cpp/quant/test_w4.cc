@@ -165,8 +165,8 @@ TEST_CASE("f16 scales are kept exactly, the smallest too") {
   ops::embedding(s, ids, pack({m}), rows);
   for (std::size_t i = 0; i < 8; ++i)
     for (std::size_t j = 0; j < 64; ++j)
-      CHECK(rows.f32()[i * 64 + j] ==
-            static_cast<float>(p.q[i * 64 + j] - p.z[i]) * f16_to_float(halves[i]));
+      CHECK(rows.f32()[i * 64 + j] == static_cast<float>(p.q[i * 64 + j] - p.z[i]) *
+                                          static_cast<float>(std::bit_cast<f16>(halves[i])));
 }
 
 TEST_CASE("stacked matrices keep their own scales and zeros") {

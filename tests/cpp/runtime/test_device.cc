@@ -1,5 +1,6 @@
 // The engine with models, caches and lanes on a device, against the same on the CPU.
 #include "doctest.h"
+#include "model/f16_checkpoint.h"
 #include "runtime/tiny.h"
 
 using namespace dream_r;
@@ -42,6 +43,23 @@ TEST_CASE("device: graphs, and the rows that fill them up, change no token") {
   const auto by_graphs = run(pair, o, 0.0f);
   o.cuda_graphs = false;
   same_tokens(by_graphs, run(pair, o, 0.0f));
+}
+
+TEST_CASE("device: greedy tokens in f16 are those of the CPU in f32 from the same numbers") {
+  if (!kHasCuda) return;
+  const test::TempFolder target, draft;
+  test::write_f16_checkpoint(target, {96, 2, 2, 1, 64, 128, kVocab}, 1);
+  test::write_f16_checkpoint(draft, {32, 1, 2, 1, 16, 64, kVocab}, 2);
+  const auto pair = [&](DType dtype, Device device) -> Pair {
+    return {load_model(target.path(), {dtype, 1, device}),
+            load_model(draft.path(), {dtype, 1, device})};
+  };
+  const auto expected = run(pair(DType::f32, {}), options(Method::ar, 0.7, true), 0.0f);
+  const Pair there = pair(DType::f16, cuda_device());
+  same_tokens(run(there, options(Method::ar, 0.7, true), 0.0f), expected);
+  auto o = options(Method::fpsr, 1.0, true);
+  o.mode = ModeChoice::hedged;
+  same_tokens(run(there, o, 0.0f), expected);
 }
 
 TEST_CASE("device: alpha 1 commits what `ar` writes, on any lane, threads and mode") {

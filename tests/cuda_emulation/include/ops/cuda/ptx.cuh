@@ -1,6 +1,7 @@
 #pragma once
 // Stand-in for csrc/ops/cuda/ptx.cuh: the same functions, by the fragments of the PTX ISA.
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -15,12 +16,16 @@ struct Mma {
   const std::uint32_t *a, *b;
 };
 
-inline double half_of(std::uint32_t pair, int i) {
+inline double bf16_of(std::uint32_t pair, int i) {
   return std::bit_cast<float>(i ? pair & 0xffff0000u : pair << 16);
+}
+inline double f16_of(std::uint32_t pair, int i) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(i ? pair >> 16 : pair)));
 }
 
 // All lanes' fragments become the two matrices, and their product the lanes' sums.
-inline void multiply(void* const* payload, std::uint32_t) {
+template <double (*half_of)(std::uint32_t pair, int i)>
+void multiply(void* const* payload, std::uint32_t) {
   double a[16][16], b[16][8];
   for (int lane = 0; lane < 32; ++lane) {
     const auto& m = *static_cast<const Mma*>(payload[lane]);
@@ -83,7 +88,14 @@ inline void ldmatrix(std::uint32_t* r, const void* row, int matrices, bool trans
 inline void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
                      DR_AT) {
   emulated::Mma mine{d, a, b};
-  cuda_emulation::warp_operation("mma", 0xffffffffu, &mine, emulated::multiply, at);
+  cuda_emulation::warp_operation("mma", 0xffffffffu, &mine, emulated::multiply<emulated::bf16_of>,
+                                 at);
+}
+inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                    DR_AT) {
+  emulated::Mma mine{d, a, b};
+  cuda_emulation::warp_operation("mma", 0xffffffffu, &mine, emulated::multiply<emulated::f16_of>,
+                                 at);
 }
 inline void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, DR_AT) {
   emulated::ldmatrix(r, row, 4, false, at);
@@ -98,6 +110,15 @@ inline void ldmatrix_x2_trans(std::uint32_t (&r)[2], const void* row, DR_AT) {
   emulated::ldmatrix(r, row, 2, true, at);
 }
 #undef DR_AT
+
+inline std::uint32_t f16_pair(float low, float high) {
+  const auto one = [](float x) -> std::uint32_t {  // a comparison with NaN keeps it
+    return __half_as_ushort(__float2half_rn(x > 65504.0f    ? 65504.0f
+                                            : x < -65504.0f ? -65504.0f
+                                                            : x));
+  };
+  return one(low) | one(high) << 16;
+}
 
 inline void cp_async_16(void* shared, const void* global, int bytes = 16) {
   emulated::check_aligned("cp.async", shared);
