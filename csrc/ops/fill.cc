@@ -36,7 +36,7 @@ void fill_linear(Stream& s, const Tensor& table, std::uint64_t key, std::uint32_
   const std::int64_t panels = w.packed.dim(0), size = w.steps() * kPanel;
   const std::int64_t lines = lines_of_group(w);
   if (on_cuda(s, [&](auto stream) {
-        const bool half = w.format == WeightFormat::bf16 && w.k % 2;
+        const bool half = size_of(w.packed.dtype()) == 2 && w.k % 2;
         cuda::fill_panels(words, key, head, {panels, w.steps(), lines, w.n, half}, packed, stream);
       }))
     return;

@@ -60,14 +60,14 @@ void copy_rows(const LinearWeight& w, std::span<const std::int32_t> ids, LinearW
 }  // namespace
 
 LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k, std::int64_t group,
-                          Device device) {
+                          Arena* memory) {
   LinearWeight w;
   w.format = format;
   w.n = n, w.k = k, w.group = group;
   const DType dtype = format == WeightFormat::f32    ? DType::f32
                       : format == WeightFormat::bf16 ? DType::bf16
                                                      : DType::i32;
-  w.packed = Tensor::empty(packed_shape(w), dtype, device);
+  w.packed = memory ? memory->take(packed_shape(w), dtype) : Tensor::empty(packed_shape(w), dtype);
   return w;
 }
 
