@@ -30,7 +30,8 @@ constexpr int kRows[] = {1, 2, 4, 8, 16, 32, 64, 150, 256, 600, 2048};
 
 LinearWeight make_weight(Stream& s, std::int64_t n, std::int64_t k, WeightFormat format) {
   RandomSource source(1);
-  LinearWeight w = source.linear(s, format, n, k, kGroup);
+  Arena memory(s.device(), 0);
+  LinearWeight w = source.linear(s, memory, format, n, k, kGroup);
   s.wait();  // the source goes, and kernels read weights early
   return w;
 }

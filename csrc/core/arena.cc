@@ -12,8 +12,10 @@ Tensor Arena::take(Shape shape, DType dtype) {
     ++at_.chunk;
     at_.used = 0;
   }
-  if (at_.chunk == chunks_.size())
-    chunks_.push_back(Buffer::allocate(std::max(need, chunk_bytes_), device_));
+  if (at_.chunk == chunks_.size()) {
+    const std::size_t grown = std::max(chunk_bytes_, std::min(capacity(), most_bytes_));
+    chunks_.push_back(Buffer::allocate(std::max(need, grown), device_));
+  }
   auto& buffer = chunks_[at_.chunk];
   auto* data = buffer->data() + at_.used;
   at_.used += need;

@@ -12,8 +12,11 @@ namespace dream_r {
 
 class Arena {
  public:
-  explicit Arena(Device device = {}, std::size_t chunk_bytes = std::size_t{4} << 20)
-      : device_(device), chunk_bytes_(chunk_bytes) {}
+  // A chunk has `chunk_bytes` or, where `most_bytes` is more, what all before it have together, up
+  // to that; a tensor that is larger has one of its own size.
+  explicit Arena(Device device = {}, std::size_t chunk_bytes = std::size_t{4} << 20,
+                 std::size_t most_bytes = 0)
+      : device_(device), chunk_bytes_(chunk_bytes), most_bytes_(most_bytes) {}
   Device device() const { return device_; }
   // 64-byte aligned, uninitialised, valid until reset().
   Tensor take(Shape shape, DType dtype);
@@ -29,7 +32,7 @@ class Arena {
 
  private:
   Device device_;
-  std::size_t chunk_bytes_;
+  std::size_t chunk_bytes_, most_bytes_;
   std::vector<std::shared_ptr<Buffer>> chunks_;
   Mark at_;
 };

@@ -58,6 +58,19 @@ Tensor Loader::host_vector(const std::string& name, const Shape& shape) {
   return out;
 }
 
+Tensor Loader::place(const Tensor& t) {
+  if (!t.defined() || t.device() == home_.device()) return t;
+  Tensor there = memory_->of(t.nbytes()).take(t.shape(), t.dtype());
+  ops::copy(home_, t, there);
+  return there;
+}
+
+LinearWeight Loader::place(const LinearWeight& w) {
+  LinearWeight there = w;
+  there.packed = place(w.packed), there.bias = place(w.bias);
+  return there;
+}
+
 Tensor Loader::vector(const std::string& name, const Shape& shape) {
   return place(host_vector(name, shape));
 }
@@ -74,7 +87,10 @@ LinearWeight Loader::products(const std::string& prefix, std::span<const Part> p
   for (const Part& p : parts) n += p.rows;
   // Where it is to stay: a model on a device needs no host memory of its size.
   Stream& there = home_.device().on_cuda() ? home_ : stream_;
-  LinearWeight made = source_.linear(there, format, n, k, quantization_.group);
+  const auto half_bytes = static_cast<std::size_t>(n * k / 2);  // of w4; others are larger
+  LinearWeight made =
+      source_.linear(there, memory_->of(format == WeightFormat::w4 ? half_bytes : 4 * half_bytes),
+                     format, n, k, quantization_.group);
   if (made.defined()) return made;
   if (quantized) return place(load_quantized(source_, quantization_, stream_, prefix, parts, k));
   std::vector<Tensor> sources;
@@ -100,7 +116,7 @@ LinearWeight Loader::stacked(const std::string& prefix, std::initializer_list<Pa
   return w;
 }
 
-LinearWeight Loader::pack(std::span<const Tensor> sources) const {
+LinearWeight Loader::pack(std::span<const Tensor> sources) {
   if (source_.headers_only()) return {};
   return place(pack_linear(stream_, sources, format_));
 }
@@ -110,7 +126,9 @@ LinearWeight Loader::matrix(const std::string& name, std::int64_t n, std::int64_
 }
 
 LinearWeight Loader::exact(const std::string& name, std::int64_t n, std::int64_t k) {
-  return Loader(source_, WeightFormat::f32, stream_, home_).matrix(name, n, k);
+  Loader plain(source_, WeightFormat::f32, stream_, home_);
+  plain.memory_ = memory_;
+  return plain.matrix(name, n, k);
 }
 
 std::vector<LinearWeight> Loader::fused(const std::string& name, std::int64_t count, std::int64_t n,

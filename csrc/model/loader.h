@@ -2,6 +2,7 @@
 // Takes weights out of a WeightSource and packs them tensor by tensor, so that the peak stays near
 // the packed size.
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,8 @@ class Loader {
         format_(format),
         stream_(stream),
         home_(home),
-        quantization_(quantization) {}
+        quantization_(quantization),
+        memory_(std::make_shared<Memory>(home.device())) {}
 
   Tensor vector(const std::string& name, const Shape& shape);
   NormWeight norm(const std::string& name, std::int64_t n);
@@ -50,10 +52,26 @@ class Loader {
                           const std::string& probe) const;
 
  private:
-  LinearWeight pack(std::span<const Tensor> sources) const;
+  // A device gives memory out by whole pages of 2 MiB: weights that are not much more (128 experts
+  // a layer) share chunks, which grow with the model. On the CPU each has memory of its own.
+  // Weights own the chunks that they lie in.
+  class Memory {
+   public:
+    explicit Memory(Device device)
+        : small_(device, device.on_cuda() ? kFirst : 0, device.on_cuda() ? kMost : 0),
+          large_(device, 0) {}
+    Arena& of(std::size_t bytes) { return bytes <= kSmall ? small_ : large_; }
+
+   private:
+    static constexpr std::size_t kMiB = std::size_t{1} << 20;
+    static constexpr std::size_t kSmall = 32 * kMiB, kFirst = 2 * kMiB, kMost = 256 * kMiB;
+    Arena small_, large_;
+  };
+
+  LinearWeight pack(std::span<const Tensor> sources);
   Tensor host_vector(const std::string& name, const Shape& shape);
-  Tensor place(const Tensor& t) const { return ops::copy_to(home_, t, home_.device()); }
-  LinearWeight place(const LinearWeight& w) const { return copy_to(home_, w, home_.device()); }
+  Tensor place(const Tensor& t);
+  LinearWeight place(const LinearWeight& w);
   LinearWeight products(const std::string& prefix, std::span<const Part> parts, std::int64_t k);
 
   WeightSource& source_;
@@ -61,6 +79,7 @@ class Loader {
   Stream& stream_;
   Stream& home_;
   Quantization quantization_;
+  std::shared_ptr<Memory> memory_;
 };
 
 }  // namespace dream_r

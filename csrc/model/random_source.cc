@@ -44,13 +44,13 @@ Tensor RandomSource::get(const std::string& name, const Shape& shape) {
   return t;
 }
 
-LinearWeight RandomSource::linear(Stream& stream, WeightFormat format, std::int64_t n,
-                                  std::int64_t k, std::int64_t group) {
+LinearWeight RandomSource::linear(Stream& stream, Arena& memory, WeightFormat format,
+                                  std::int64_t n, std::int64_t k, std::int64_t group) {
   if (format != WeightFormat::w4) group = 0;
   if (group) quant::check_group("random weights", k, group);
   const Tensor& words = table(stream, format);
   const std::uint64_t key = (std::uint64_t{next()} << 32) | next();
-  const LinearWeight w = empty_linear(format, n, k, group, stream.device());
+  const LinearWeight w = empty_linear(format, n, k, group, &memory);
   ops::fill_linear(stream, words, key, kHead, w);
   return w;
 }

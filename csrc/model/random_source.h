@@ -21,8 +21,8 @@ class RandomSource final : public WeightSource {
   Shape shape(const std::string& name) const override;
   Tensor get(const std::string& name, const Shape& shape) override;  // bf16
   Tensor integers(const std::string& name, const Shape& shape, DType dtype) override;
-  LinearWeight linear(Stream& stream, WeightFormat format, std::int64_t n, std::int64_t k,
-                      std::int64_t group) override;
+  LinearWeight linear(Stream& stream, Arena& memory, WeightFormat format, std::int64_t n,
+                      std::int64_t k, std::int64_t group) override;
 
  private:
   std::uint32_t next();

@@ -94,7 +94,8 @@ std::size_t bytes_of(const NormWeight& n) { return n.w.nbytes() + n.b.nbytes(); 
 
 std::size_t bytes_of(const TextWeights& w) {
   std::size_t n = bytes_of(w.embedding) + w.norm.nbytes();
-  if (w.head.packed.buffer() != w.embedding.packed.buffer()) n += bytes_of(w.head);
+  if (w.head.packed.data<std::byte>() != w.embedding.packed.data<std::byte>())
+    n += bytes_of(w.head);
   for (const TextLayer& l : w.layers) n += bytes_of(l);
   return n;
 }

@@ -28,10 +28,10 @@ class WeightSource {
   virtual void ignore(const std::string& /*prefix*/) {}
   // The same of whole numbers: i32 or i64.
   virtual Tensor integers(const std::string& name, const Shape& shape, DType dtype) = 0;
-  // A linear in the layout of the kernels, on the stream's device, from a source that has no
-  // tensors to pack; undefined from the others. group: of w4.
-  virtual LinearWeight linear(Stream& /*stream*/, WeightFormat /*format*/, std::int64_t /*n*/,
-                              std::int64_t /*k*/, std::int64_t /*group*/) {
+  // A linear in the layout of the kernels, in a piece of `memory` on the stream's device, from a
+  // source that has no tensors to pack; undefined from the others. group: of w4.
+  virtual LinearWeight linear(Stream& /*stream*/, Arena& /*memory*/, WeightFormat /*format*/,
+                              std::int64_t /*n*/, std::int64_t /*k*/, std::int64_t /*group*/) {
     return {};
   }
   // The tensor was packed: its source bytes are not read again.

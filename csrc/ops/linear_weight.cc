@@ -76,11 +76,13 @@ void copy_rows(const LinearWeight& w, std::span<const std::int32_t> ids, LinearW
 }  // namespace
 
 LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k, std::int64_t group,
-                          Device device) {
+                          Arena* memory) {
   LinearWeight w;
   w.format = format;
   w.n = n, w.k = k, w.group = group;
-  w.packed = Tensor::empty(packed_shape(w), packed_dtype(format), device);
+  const Shape shape = packed_shape(w);
+  const DType dtype = packed_dtype(format);
+  w.packed = memory ? memory->take(shape, dtype) : Tensor::empty(shape, dtype);
   return w;
 }
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/arena.h"
 #include "core/stream.h"
 #include "core/tensor.h"
 
@@ -38,10 +39,11 @@ struct LinearWeight {
   std::int64_t steps() const { return packed.dim(1); }  // of 64 bytes, in every panel
 };
 
-// A weight whose panels are still to be filled, and (on the CPU) zeros where they hold no element
-// of it: filling comes before or after, rows alone or whole panels.
+// A weight whose panels are still to be filled, in a piece of `memory` or, without, on the CPU in
+// memory of its own; and (on the CPU) zeros where they hold no element of it: filling comes before
+// or after, rows alone or whole panels.
 LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k,
-                          std::int64_t group = 0, Device device = {});
+                          std::int64_t group = 0, Arena* memory = nullptr);
 void zero_padding(LinearWeight& w);
 
 // Rows of several matrices [n_i, k] stacked (QKV, gate+up), converted to `format` and packed.

@@ -56,6 +56,19 @@ TEST_CASE("an arena hands out the same aligned addresses after reset") {
   CHECK(a.capacity() == capacity);
 }
 
+TEST_CASE("an arena's chunks grow with what it holds, up to a limit") {
+  Arena a({}, 1024, 8192);
+  std::vector<std::size_t> capacities;
+  for (int i = 0; i < 40; ++i) {
+    a.take({1024}, DType::u8);
+    if (capacities.empty() || capacities.back() != a.capacity()) capacities.push_back(a.capacity());
+  }
+  const std::size_t expected[] = {1024, 2048, 4096, 8192, 16384, 24576, 32768, 40960};
+  CHECK(std::equal(capacities.begin(), capacities.end(), std::begin(expected), std::end(expected)));
+  a.take({100'000}, DType::u8);
+  CHECK(a.capacity() == 40960 + 100'032);  // its own size, in whole lines
+}
+
 TEST_CASE("bf16 rounds to nearest even and keeps NaN and infinity") {
   const auto round = [](float f) { return static_cast<float>(bf16(f)); };
   CHECK(round(1.0f) == 1.0f);

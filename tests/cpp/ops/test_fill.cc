@@ -35,7 +35,8 @@ std::uint32_t expected(const Tensor& from, const LinearWeight& w, std::int64_t p
 
 LinearWeight filled_weight(Stream& s, WeightFormat format, std::int64_t n, std::int64_t k,
                            std::int64_t group) {
-  const LinearWeight w = empty_linear(format, n, k, group, s.device());
+  Arena memory(s.device());
+  const LinearWeight w = empty_linear(format, n, k, group, &memory);
   ops::fill_linear(s, ops::copy_to(s, table(), s.device()), kKey, kHead, w);
   return copy_to(s, w, {});
 }
@@ -80,7 +81,8 @@ TEST_CASE("fill_linear: runs begin all over the table") {
 
 TEST_CASE("fill_linear: refuses another table, and a weight that is not there") {
   each_device([](Stream& s) {
-    const LinearWeight w = empty_linear(WeightFormat::f32, 16, 8, 0, s.device());
+    Arena memory(s.device());
+    const LinearWeight w = empty_linear(WeightFormat::f32, 16, 8, 0, &memory);
     const Tensor small = Tensor::empty({5}, DType::i32, s.device());
     const Tensor floats =
         Tensor::empty({ops::kFillOffsets + ops::kFillRun}, DType::f32, s.device());
