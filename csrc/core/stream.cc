@@ -48,17 +48,17 @@ struct Stream::Team {
 
   ~Team() {
     stop.store(true, std::memory_order_relaxed);
-    for (std::size_t i = 1; i < members.size(); ++i) offer(members[i]);
+    for (std::size_t i = 1; i < members.size(); ++i) invite(members[i]);
     for (std::size_t i = 1; i < members.size(); ++i) members[i].thread.join();
   }
 
   // Sequentially consistent, so that notify_one cannot miss a member that is about to sleep.
-  static void offer(Member& m) {
+  static void invite(Member& m) {
     m.turn.store(m.turn.load(std::memory_order_relaxed) + 1);
     m.turn.notify_one();
   }
 
-  // True for exactly one of the threads that try to take the part offered as `turn`.
+  // True for exactly one of the threads that try to take the invitation `turn`.
   static bool take(Member& m, std::uint32_t turn) {
     return m.turn.compare_exchange_strong(turn, turn + 1, std::memory_order_acq_rel);
   }
@@ -107,7 +107,7 @@ struct Stream::Team {
   }
 
   const int spin_us;
-  std::atomic<int> active;  // read once a job; anyone may change it between jobs
+  std::atomic<int> active;  // a job reads it as it begins; anyone may change it at any time
   std::vector<Member> members;
   std::atomic<bool> stop{false};
   const std::function<void(std::int64_t, std::int64_t)>* fn = nullptr;
@@ -194,7 +194,7 @@ void Stream::run(std::int64_t n, std::int64_t grain, std::int64_t multiple,
   team.caller_core = this_core();
   team.next.store(0, std::memory_order_relaxed);
   team.pending.store(static_cast<std::uint32_t>(invited), std::memory_order_relaxed);
-  for (int i = 1; i <= invited; ++i) Team::offer(team.members[i]);
+  for (int i = 1; i <= invited; ++i) Team::invite(team.members[i]);
   team.run_chunks(0);
   team.finish(invited);
   std::exception_ptr first;

@@ -48,7 +48,7 @@ class Model {
 struct LoadOptions {
   DType dtype = DType::bf16;  // of linear weights and KV: bf16, f32 or, on CUDA, f16
   int threads = 1;            // for packing at load
-  Device device;              // of the weights
+  Device device{};            // of the weights
 };
 // Reads config.json and the safetensors of `folder`. Error (one line, naming file and tensor) for
 // anything missing, damaged or not understood.

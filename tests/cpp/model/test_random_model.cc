@@ -147,7 +147,7 @@ TEST_CASE("device: random weights are the CPU's, bit for bit, in every format") 
   Stream here, there(cuda_device());
   RandomSource on_cpu(5), on_device(5);
   Arena memory_here, memory_there(cuda_device());
-  for (const auto format : {WeightFormat::f32, WeightFormat::bf16, WeightFormat::w4})
+  for (const auto format : kFormats)
     for (int i = 0; i < 2; ++i) {
       CAPTURE(static_cast<int>(format));
       const LinearWeight expected = on_cpu.linear(here, memory_here, format, 200, 640, 128);
