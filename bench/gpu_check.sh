@@ -81,7 +81,7 @@ check test_runtime 40 build/cuda/test_runtime -tc='device*'
 
 # Short cases of every family of kernels, the four tools side by side: their time is mostly the host's.
 if command -v compute-sanitizer >/dev/null; then
-  cases='*fill_linear*,*forward*,*rows*,*norm*,*activations*,*rope*,*rotate*,*mrope*,*kv_write*,*moe_*,*copy*,*whole blocks*,*bf16*,*grouped*,*select*,*attention*,*greedy*,*sampled each*,*log_sum_exp*'
+  cases='*fill_linear*,*forward*,*rows*,*norm*,*activations*,*rope*,*rotate*,*mrope*,*kv_write*,*moe_*,*copy*,*whole blocks*,*f16*,*grouped*,*select*,*attention*,*greedy*,*sampled each*,*log_sum_exp*'
   tools=(memcheck racecheck initcheck synccheck)
   running=()
   for tool in "${tools[@]}"; do
