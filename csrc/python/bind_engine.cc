@@ -138,6 +138,7 @@ py::dict metrics_dict(const EngineEvent& e) {
   d["draft_tokens"] = m.draft_tokens, d["target_tokens"] = m.target_tokens;
   d["wasted_draft_tokens"] = m.wasted_draft_tokens;
   d["wasted_target_tokens"] = m.wasted_target_tokens;
+  d["proposed_tokens"] = m.proposed_tokens, d["agreed_tokens"] = m.agreed_tokens;
   d["reasoning_tokens"] = m.reasoning_tokens, d["answer_tokens"] = m.answer_tokens;
   d["nan_verdicts"] = m.nan_verdicts, d["low_mass_verdicts"] = m.low_mass_verdicts;
   d["truncated_steps"] = m.truncated_steps, d["prefix_tokens"] = m.prefix_tokens;
@@ -296,6 +297,7 @@ void bind_options(py::module_& m) {
   FIELD(min_mass);
   FIELD(max_step_tokens);
   FIELD(answer_burst);
+  FIELD(proposals);
   FIELD(prefill_chunk);
   FIELD(max_requests);
   FIELD(target_kv_tokens);

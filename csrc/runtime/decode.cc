@@ -1,4 +1,7 @@
 // Drafter and Corrector: the same burst on different lanes.
+#include <algorithm>
+#include <utility>
+
 #include "runtime/burst.h"
 
 namespace dream_r {
@@ -13,24 +16,41 @@ class Decode : public Burst {
       pending_.clear();  // read, all but the last
       append(token);
     }
+    ahead_ = work_->proposed;
   }
 
   void plan(Pass& pass) override {
+    const auto known = static_cast<std::int32_t>(pending_.size());
+    const auto chosen = static_cast<std::int32_t>(work_->tokens.size() - work_->head.size());
+    const std::size_t seen = seen_.size();
+    pending_.insert(pending_.end(), ahead_.begin(), ahead_.end());
+    if (work_->spec->has_penalties()) seen_.insert(seen_.end(), ahead_.begin(), ahead_.end());
     positions_.clear();
     append_positions(written_, written_ + static_cast<std::int32_t>(pending_.size()));
     BatchRow row;
     row.tokens = pending_;
     row.positions = positions_;
     row.own = own();
-    const auto chosen = static_cast<std::int32_t>(work_->tokens.size() - work_->head.size());
-    next_ = pass.draw(pass.add(row), static_cast<std::int32_t>(pending_.size()) - 1,
-                      draw(work_->step, work_->first_token + chosen, seen_.size()));
+    const std::int32_t index = pass.add(row);
+    draws_.clear();
+    for (std::int32_t i = 0; i <= static_cast<std::int32_t>(ahead_.size()); ++i)
+      draws_.push_back(pass.draw(index, known - 1 + i,
+                                 draw(work_->step, work_->first_token + chosen + i,
+                                      std::min(seen + static_cast<std::size_t>(i), seen_.size()))));
   }
 
   void take(Pass& pass) override {
-    written_ += static_cast<std::int32_t>(pending_.size());
-    pending_.clear();
-    append(pass.drawn(next_));
+    const std::vector<std::int32_t> ahead = std::exchange(ahead_, {});
+    written_ += static_cast<std::int32_t>(pending_.size() - ahead.size());
+    if (work_->spec->has_penalties()) seen_.resize(seen_.size() - ahead.size());
+    for (std::size_t i = 0; !finished_; ++i) {
+      pending_.clear();
+      const std::int32_t token = pass.drawn(draws_[i]);
+      append(token);
+      if (i == ahead.size() || token != ahead[i]) return;
+      ++work_->agreed;
+      ++written_;  // the pass has read it
+    }
   }
 
  private:
@@ -58,8 +78,9 @@ class Decode : public Burst {
   }
 
   StepScanner scanner_;
-  std::vector<std::int32_t> pending_;
-  std::size_t next_ = 0;  // of the pass
+  std::vector<std::int32_t> pending_;  // known and not yet read
+  std::vector<std::int32_t> ahead_;    // proposed to follow them, in the first pass alone
+  std::vector<std::size_t> draws_;     // of the pass: the token after `pending_`, after each ahead
 };
 
 }  // namespace

@@ -18,6 +18,7 @@ EngineOptions completed(EngineOptions o, bool has_draft) {
   DR_CHECK(o.max_requests >= 1 && o.max_step_tokens >= 1 && o.prefill_chunk >= 1 &&
            o.answer_burst >= 1)
       << "max_requests, max_step_tokens, prefill_chunk and answer_burst must be at least 1";
+  DR_CHECK(o.proposals >= 0) << "proposals must not be negative, not " << o.proposals;
   if (o.script) o.script->check(o.max_step_tokens);
   if (o.target_kv_tokens <= 0) o.target_kv_tokens = kTypical * o.max_requests;
   if (o.draft_kv_tokens <= 0) o.draft_kv_tokens = o.target_kv_tokens;

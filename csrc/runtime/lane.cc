@@ -99,8 +99,9 @@ void Lane::forward() {
   const double seconds = clock_.now() - begin;
   for (auto& burst : active_) {
     burst->take(pass_);
-    ++burst->work().forwards;
-    burst->work().seconds += seconds;
+    Work& work = burst->work();
+    if (work.forwards++ == 0) work.first_seconds = seconds;
+    work.seconds += seconds;
   }
   clock_.leave(id_);
 }

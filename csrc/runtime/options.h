@@ -29,6 +29,8 @@ struct EngineOptions {
   double min_mass = 0;         // > 0: p+ + p- is computed, and below it the step is rejected
   int max_step_tokens = 256;
   int answer_burst = 64;    // tokens of the answer between two reports
+  int proposals = 16;       // tokens the target may read ahead of its own: its answer as the idle
+                            // draft would begin it, the rest of a rejected step. 0: none
   int prefill_chunk = 512;  // prompt tokens a forward
   int max_requests = 16;    // admitted at once
   std::int64_t target_kv_tokens = 0,

@@ -68,6 +68,7 @@ struct RequestMetrics {
   std::int64_t target_steps = 0;  // steps the target wrote and that were committed
   std::int64_t draft_tokens = 0, target_tokens = 0;  // sampled (each its own), wasted included
   std::int64_t wasted_draft_tokens = 0, wasted_target_tokens = 0;
+  std::int64_t proposed_tokens = 0, agreed_tokens = 0;  // Work::proposed, and what was kept of it
   std::int64_t reasoning_tokens = 0, answer_tokens = 0;
   std::int64_t nan_verdicts = 0, low_mass_verdicts = 0, truncated_steps = 0;
   std::int64_t hedged_steps = 0, sequential_steps = 0, off_steps = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace dream_r {
 
@@ -31,6 +32,9 @@ void Session::done(Work& work) {
   const auto written = text ? 0 : static_cast<std::int64_t>(work.tokens.size());
   sampled += written;
   clock_ = work.finish;
+  if (work.forwards > 0)
+    metrics_.proposed_tokens += static_cast<std::int64_t>(work.proposed.size());
+  metrics_.agreed_tokens += work.agreed;
   if (!held.current || phase_ == Phase::done || work.cancelled || !work.error.empty()) {
     (work.role == Role::draft ? metrics_.wasted_draft_tokens : metrics_.wasted_target_tokens) +=
         written;
@@ -45,7 +49,8 @@ void Session::done(Work& work) {
     case WorkKind::translate:
       return on_translated(work);
     case WorkKind::decode:
-      if (work.role == Role::draft) return on_draft(work, held);
+      if (work.role == Role::draft)
+        return work.answer ? on_draft_answer(work) : on_draft(work, held);
       return work.answer ? on_answer(work, held) : on_own(work, held);
   }
 }
@@ -96,6 +101,12 @@ void Session::on_draft(Work& work, InFlight& held) {
   window_.push_back(std::move(c));
 }
 
+void Session::on_draft_answer(Work& work) {
+  draft_answer_work_.reset();
+  draft_answer_ = std::move(work.tokens);
+  if (work.end == StepEnd::eos) draft_answer_.pop_back();  // nothing is read after it
+}
+
 void Session::on_verify(Work& work, InFlight& held) {
   verify_work_.reset();
   KvSequence kv = take_written(held);
@@ -139,6 +150,11 @@ void Session::on_answer(Work& work, InFlight& held) {
   target_.kv = take_written(held);
   target_.next_token = -1;
   auto tokens = std::move(work.tokens);
+  const auto& drafted = draft_answer_;
+  const auto kept =
+      std::mismatch(drafted.begin(), drafted.end(), tokens.begin(), tokens.end()).first;
+  metrics_.wasted_draft_tokens += drafted.end() - kept;
+  draft_answer_.clear();
   const bool ended = work.end == StepEnd::eos;
   if (ended) tokens.pop_back();
   trace_.insert(trace_.end(), tokens.begin(), tokens.end());
@@ -214,6 +230,8 @@ void Session::reject_head() {
   if (!own_work_ && !own_ended_ && !window_.front().own.empty()) {
     begun_ = std::move(window_.front().own);
     begun_kv_ = std::move(window_.front().target_kv);
+    const auto& step = window_.front().tokens;
+    rest_.assign(step.begin() + static_cast<std::ptrdiff_t>(begun_.size()), step.end());
   }
   drop_speculation();
 }
@@ -269,7 +287,9 @@ void Session::commit(CommittedStep step, bool judged, std::vector<std::int32_t> 
 }
 
 void Session::end_reasoning(bool forced) {
+  auto answer = std::exchange(draft_answer_, {});
   drop_speculation();
+  if (!forced) draft_answer_ = std::move(answer);
   cancel_work(own_work_);
   release_draft();
   correcting_ = false;
@@ -314,6 +334,10 @@ void Session::drop_speculation() {
 // Keeps the first `steps` of the window; nothing is being drafted after them.
 void Session::cut_window(std::size_t steps) {
   cancel_work(draft_work_);
+  cancel_work(draft_answer_work_);
+  metrics_.wasted_draft_tokens += static_cast<std::int64_t>(draft_answer_.size());
+  draft_answer_.clear();
+  draft_answered_ = false;
   for (; window_.size() > steps; window_.pop_back())
     metrics_.wasted_draft_tokens +=
         static_cast<std::int64_t>(tokens_of(window_.back(), Role::draft).size());
@@ -351,13 +375,13 @@ void Session::finish(FinishReason reason, const std::string& error) {
     held.work->cancel.store(true, std::memory_order_relaxed);
   }
   draft_work_.reset(), verify_work_.reset(), own_work_.reset(), draft_prefill_.reset();
-  translation_.reset();
+  translation_.reset(), draft_answer_work_.reset();
   untranslated_.clear();
   cut_window(0);
   if (own_ended_) metrics_.wasted_target_tokens += static_cast<std::int64_t>(last_own_.size());
   own_ended_ = false;
   own_kv_ = KvSequence();
-  begun_.clear(), begun_kv_ = KvSequence();
+  begun_.clear(), rest_.clear(), begun_kv_ = KvSequence();
   target_.kv = KvSequence();
   draft_.kv = KvSequence();
   metrics_.window = window_limit_;

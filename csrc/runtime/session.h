@@ -100,6 +100,7 @@ class Session {
   // facts
   void on_prefill(Work& work, InFlight& held);
   void on_draft(Work& work, InFlight& held);
+  void on_draft_answer(Work& work);
   void on_verify(Work& work, InFlight& held);
   void on_own(Work& work, InFlight& held);
   void on_answer(Work& work, InFlight& held);
@@ -120,6 +121,8 @@ class Session {
   void start_verify();
   void start_draft();
   void start_answer();
+  void start_draft_answer();
+  void propose(Work& work, std::span<const std::int32_t> tokens) const;
   void start_translate();
   bool can_draft();
   bool may_still_draft();
@@ -131,6 +134,7 @@ class Session {
   void cancel_work(std::optional<std::uint64_t>& id);
   WorkPtr make_work(Role role, WorkKind kind, std::int32_t step);
   bool reserve(Role role, KvSequence& kv, std::int32_t tokens, bool essential, Work* work);
+  static void prepare(Work& work, const KvSequence& kv, const BlockCopyPlan& copy);
   void launch(WorkPtr work, KvSequence kv, std::vector<KvSequence> scratch = {});
   void fill_context(Work& work);
   void feed_target(Work& work, KvSequence& kv);
@@ -182,13 +186,17 @@ class Session {
   StepEnd own_end_ = StepEnd::boundary;
   bool own_ended_ = false;
   // What the verdict's pass found of the target's own step (Judgement::own), until that is started.
-  std::vector<std::int32_t> begun_;
+  std::vector<std::int32_t> begun_, rest_;  // rest_: of the rejected step, after as many tokens
   KvSequence begun_kv_;
   KvSequence own_kv_;
+  // How the draft would begin the answer; it has nothing else to do while its last step is judged.
+  std::vector<std::int32_t> draft_answer_;
+  bool draft_answered_ = false;
   double own_begin_ = 0, own_finish_ = 0;
   double clock_ = 0;  // when the last work came back, for steps that no work wrote
   // The current ones.
-  std::optional<std::uint64_t> draft_prefill_, draft_work_, verify_work_, own_work_, translation_;
+  std::optional<std::uint64_t> draft_prefill_, draft_work_, verify_work_, own_work_, translation_,
+      draft_answer_work_;
   std::vector<std::pair<std::uint64_t, InFlight>> in_flight_;
   RequestMetrics metrics_;
 };

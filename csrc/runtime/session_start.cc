@@ -27,6 +27,7 @@ void Session::start_all() {
   if (alone && !own_work_ && !own_ended_ && !start_own()) return;
   if (!verify_work_) start_verify();
   if (can_draft()) start_draft();
+  start_draft_answer();
   // Sequential, and nothing speculative is under way for step k: the target writes it.
   const bool draft_reads = window_limit_ > 0 && (!draft_.ready || behind());
   if (!own_work_ && !own_ended_ && window_.empty() && !draft_work_ && !draft_reads) start_own();
@@ -63,8 +64,10 @@ bool Session::start_own() {
   KvSequence kv = begun ? std::exchange(begun_kv_, {}) : target_.kv.fork();
   work->head = std::exchange(begun_, {});
   work->first_token = static_cast<std::int32_t>(work->head.size());
+  auto rest = std::exchange(rest_, {});
   if (!begun) feed_target(*work, kv);
   work->limit = std::min(options_.max_step_tokens, budget_left());
+  if (begun) propose(*work, rest);
   const auto room = static_cast<std::int32_t>(work->feed.size()) + work->limit;
   if (!reserve(Role::target, kv, room, /*essential=*/true, work.get())) return false;
   fill_context(*work);
@@ -153,6 +156,36 @@ void Session::start_draft() {
   launch(work, std::move(kv));
 }
 
+// The draft has ended its reasoning. While that is judged it begins the answer, for the target to
+// read in one pass what it would write token by token. Memory is not asked twice for it.
+void Session::start_draft_answer() {
+  const auto limit = std::min(options_.script ? 0 : options_.proposals, spec_->max_tokens);
+  if (limit == 0 || options_.method != Method::fpsr || draft_tokens_) return;
+  if (draft_answered_ || window_.empty() || correcting_) return;
+  Candidate& last = window_.back();
+  if (last.end != StepEnd::think_end || last.skipped) return;
+  auto work = make_work(Role::draft, WorkKind::decode, last.index + 1);
+  work->answer = true;
+  work->limit = limit;
+  KvSequence kv = last.draft_kv.fork();
+  work->feed = unread(kv, Role::draft);
+  const auto plan = kv.reserve(static_cast<std::int32_t>(work->feed.size()) + work->limit);
+  if (!plan) return;
+  prepare(*work, kv, *plan);
+  fill_context(*work);
+  draft_answered_ = true;
+  draft_answer_work_ = work->id;
+  launch(work, std::move(kv));
+}
+
+// Gives the target tokens to read ahead of its own choice, as many as there is room for.
+void Session::propose(Work& work, std::span<const std::int32_t> tokens) const {
+  const auto head = static_cast<std::int32_t>(work.head.size());
+  const auto most = std::clamp(work.limit - head - 1, 0, options_.script ? 0 : options_.proposals);
+  const auto n = std::min(static_cast<std::size_t>(most), tokens.size());
+  work.proposed.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n));
+}
+
 void Session::start_answer() {
   auto work = make_work(Role::target, WorkKind::decode, steps_);
   work->answer = true;
@@ -161,6 +194,8 @@ void Session::start_answer() {
   work->no_eos_first = forced_ && answer_tokens_ == 0;
   feed_target(*work, kv);
   work->limit = std::min(options_.answer_burst, spec_->max_tokens - answer_tokens_);
+  if (!draft_answer_.empty() && !work->head.empty() && draft_answer_[0] == work->head[0])
+    propose(*work, std::span(draft_answer_).subspan(1));
   const auto room = static_cast<std::int32_t>(work->feed.size()) + work->limit;
   if (!reserve(Role::target, kv, room, /*essential=*/true, work.get())) return;
   fill_context(*work);
@@ -217,11 +252,14 @@ bool Session::reserve(Role role, KvSequence& kv, std::int32_t tokens, bool essen
     starved_ = starved_ || essential;
     return false;
   }
-  if (!work) return true;
-  work->cached = kv.length();
-  kv.table(work->table);
-  if (plan->src >= 0) work->copy = ops::BlockCopy{plan->src, plan->dst};
+  if (work) prepare(*work, kv, *plan);
   return true;
+}
+
+void Session::prepare(Work& work, const KvSequence& kv, const BlockCopyPlan& copy) {
+  work.cached = kv.length();
+  kv.table(work.table);
+  if (copy.src >= 0) work.copy = ops::BlockCopy{copy.src, copy.dst};
 }
 
 void Session::launch(WorkPtr work, KvSequence kv, std::vector<KvSequence> scratch) {

@@ -41,6 +41,13 @@ std::shared_ptr<const RequestSpec> make_spec(const SimulateOptions& o) {
   return spec;
 }
 
+// The answer takes the time that it is given, so nobody drafts it.
+EngineOptions engine_options(const SimulateOptions& o) {
+  EngineOptions engine = o.engine;
+  engine.proposals = 0;
+  return engine;
+}
+
 // One server: works in the order of their start, one at a time.
 struct Server {
   struct Job {
@@ -56,7 +63,7 @@ class Simulation {
       : options_(o),
         spec_(make_spec(o)),
         blocks_(4 * Session::worst_case_blocks(*spec_, make_vocabulary(), Role::target) + 256),
-        manager_(o.engine, make_vocabulary(), blocks_, blocks_) {
+        manager_(engine_options(o), make_vocabulary(), blocks_, blocks_) {
     const bool turn = o.devices == Devices::in_turn, beside = o.devices == Devices::beside;
     manager_.set_speeds({o.draft / o.own, o.verify / o.own,
                          turn     ? 0.5

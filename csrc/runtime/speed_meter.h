@@ -17,16 +17,20 @@ class SpeedMeter {
     if (!work.error.empty() || (work.forwards == 0 && !work.rewrites)) return;
     // One that first catches up with what others wrote says little of writing.
     if (work.kind == WorkKind::decode && work.feed.size() > kFew) return;
-    if (work.kind == WorkKind::decode)
-      (work.role == Role::draft ? draft_ : own_).add(work.seconds, work.forwards);
+    if (work.kind == WorkKind::decode && work.role == Role::draft)
+      draft_.add(work.seconds, work.forwards);
+    else if (work.kind == WorkKind::decode && work.proposed.empty())
+      own_.add(work.seconds, work.forwards);
+    else if (work.kind == WorkKind::decode)  // without the pass that read what was proposed
+      own_.add(work.seconds - work.first_seconds, work.forwards - 1);
     else if (work.kind == WorkKind::verify && !work.cancelled)
       judged_.add(work.seconds, tokens(work));
     else
       return;
     if (work.rewrites && !work.cancelled)
-      rewritten_.add(work.forwards, static_cast<double>(work.tokens.size()));
-    if (rewritten_.tokens > 0) speeds_.rewrite = std::min(1.0, rewritten_.each());
+      rewritten_.add(work.seconds, static_cast<double>(work.tokens.size()));
     if (own_.tokens <= 0) return;
+    if (rewritten_.tokens > 0) speeds_.rewrite = std::min(1.0, rewritten_.each() / own_.each());
     if (draft_.tokens > 0) speeds_.draft = draft_.each() / own_.each();
     if (judged_.tokens > 0) speeds_.verify = judged_.each() / own_.each();
   }
@@ -52,8 +56,7 @@ class SpeedMeter {
   }
 
   Speeds speeds_;
-  Mean draft_, own_, judged_;
-  Mean rewritten_;  // passes instead of seconds
+  Mean draft_, own_, judged_, rewritten_;
 };
 
 }  // namespace dream_r

@@ -52,6 +52,9 @@ struct Work {
   // The target's own first tokens of the step, chosen by a pass before; the cache has all but the
   // last. Then `feed` is empty. (verify: of the first step judged, at most one)
   std::vector<std::int32_t> head;
+  // decode: what the draft thinks comes after `head`. Read along with it in one pass and kept as
+  // far as the target draws the same, so that it changes when tokens are written and never which.
+  std::vector<std::int32_t> proposed;
   std::vector<std::int32_t> context;  // prompt + trace before this work; only with penalties
   std::int32_t limit = 0;             // decode: most tokens to write, head included
   bool no_eos_first = false;          // the first token must not be EOS (an answer is never empty)
@@ -62,11 +65,13 @@ struct Work {
   StepEnd end = StepEnd::limit;
   std::int32_t next_token = -1;  // prefill (target): the first token of step 0
   std::int32_t written = 0;      // tokens of the cache that are valid now
+  std::int32_t agreed = 0;       // of `proposed`
   bool cancelled = false;
   std::string error;             // empty = fine
   double begin = 0, finish = 0;  // seconds on the driver's clock
   std::int32_t forwards = 0;     // passes it took part in
   double seconds = 0;            // their summed duration
+  double first_seconds = 0;      // of the first pass, which also reads `feed` and `proposed`
 
   std::atomic<bool> cancel{false};
 };

@@ -70,6 +70,7 @@ class EngineOptions:
     min_mass: float
     max_step_tokens: int
     answer_burst: int
+    proposals: int
     prefill_chunk: int
     max_requests: int
     target_kv_tokens: int

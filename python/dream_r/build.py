@@ -199,6 +199,7 @@ def options(config: EngineConfig) -> Any:
         "target_kv_tokens",
         "draft_kv_tokens",
         "prefill_chunk",
+        "proposals",
         "prefix_cache",
         "trace",
         "cuda_graphs",

@@ -80,6 +80,7 @@ class EngineConfig:
     specreason: SpecReason = "greedy"
     specreason_threshold: int = 7  # digit at which specreason accepts
     max_step_tokens: int = 256
+    proposals: int = 16  # tokens the target may read ahead of its own choice; never changes a token
     # Resources
     dtype: DType = "bf16"  # of weights and KV cache; f16 on CUDA devices alone
     device: str = "cpu"  # of the target: "cpu", "cuda" or "cuda:1"
@@ -110,6 +111,7 @@ class EngineConfig:
         _whole("window", self.window, 1, 64)
         _whole("specreason_threshold", self.specreason_threshold, 0, 9)
         _whole("max_step_tokens", self.max_step_tokens, 1)
+        _whole("proposals", self.proposals, 0, 1024)
         _whole("max_requests", self.max_requests, 1, 4096)
         _whole("prefill_chunk", self.prefill_chunk, 1)
         _device("device", self.device)

@@ -80,6 +80,7 @@ class Engine:
         specreason: SpecReason = "greedy",
         specreason_threshold: int = 7,
         max_step_tokens: int = 256,
+        proposals: int = 16,
         dtype: DType = "bf16",
         device: str = "cpu",
         draft_device: str = "",

@@ -76,6 +76,8 @@ class Metrics:
     target_tokens: int = 0
     wasted_draft_tokens: int = 0
     wasted_target_tokens: int = 0
+    proposed_tokens: int = 0  # that the target read ahead of its own choice, and then chose as well
+    agreed_tokens: int = 0
     reasoning_tokens: int = 0
     answer_tokens: int = 0
     target_forwards: int = 0

@@ -32,6 +32,7 @@ SPECULATION: Help = {
     "specreason": (str, "how method specreason reads the grade"),
     "specreason_threshold": (int, "grade 0 to 9 from which specreason accepts"),
     "max_step_tokens": (int, "longest step"),
+    "proposals": (int, "tokens the target may read ahead of its own choice (0 = none)"),
 }
 RESOURCES: Help = {
     "device": (str, "where the target runs: cpu, cuda or cuda:1"),

@@ -23,6 +23,15 @@ const char* may_start(const Reference& r, const Work& w) {
   if (w.kind == WorkKind::translate && !r.other) return "one tokenizer";
   if (w.kind == WorkKind::prefill)
     return r.phase == Reference::Phase::done ? "request is done" : nullptr;
+  if (w.answer && w.role == Role::draft) {  // while the verdict on its last step is out
+    if (r.phase != Reference::Phase::reasoning || r.options.method != Method::fpsr || r.other)
+      return "no answer of the draft is wanted";
+    if (r.correcting || r.window.empty() || r.window.back().end != StepEnd::think_end)
+      return "the draft's reasoning has not ended";
+    return w.limit >= 1 && w.limit <= std::min(r.options.proposals, r.spec->max_tokens)
+               ? nullptr
+               : "limit of the draft's answer";
+  }
   if (w.answer) {
     if (r.phase != Reference::Phase::answer) return "no answer in this phase";
     return w.limit >= 1 && w.limit <= r.spec->max_tokens - size(r.answer) ? nullptr
@@ -151,9 +160,13 @@ void Machine::run(Job& job) {
       lm.read(mix(w.spec->seed, 1), Tokens(job.prefix.begin(), job.prefix.end() - given));
   Tokens text = w.feed;
   if (w.kind == WorkKind::decode) {
+    store(w).put(w, w.proposed, w.cached + size(w.feed) + !w.head.empty());
     const bool own = w.role == Role::draft && other();
     w.end = lm.write(w, own ? draft_tokens_.vocabulary : vocabulary_, context, job.last,
                      own ? kShift : 0, w.tokens);
+    for (auto i = w.tokens.begin() + size(w.head);
+         w.agreed < size(w.proposed) && i < w.tokens.end() && *i == w.proposed[w.agreed]; ++i)
+      ++w.agreed;
     if (stale && dice.chance(0.5)) {  // stopped at some token
       w.cancelled = true;
       w.tokens.resize(static_cast<std::size_t>(1 + dice.below(size(w.tokens))));
@@ -289,7 +302,12 @@ void Machine::check_inputs(const Job& job, const Client& c) const {
              lm.token(Role::target, lm.read(context, {w.head.begin(), w.head.begin() + i})))
         << "another token " << i << " of its own step";
   DR_STATE(w.first_token == size(w.head) + (w.answer ? size(c.ref.answer) : 0)) << "random key";
-  DR_STATE(!w.answer || w.step == c.ref.k) << "random key of the answer";
+  const auto ahead = w.role == Role::draft ? size(c.ref.window) : 0;
+  DR_STATE(!w.answer || w.step == c.ref.k + ahead) << "random key of the answer";
+  DR_STATE(w.proposed.empty() ||
+           (w.role == Role::target && size(w.proposed) <= c.ref.options.proposals &&
+            size(w.head) + size(w.proposed) < w.limit && (w.answer || c.ref.correcting)))
+      << size(w.proposed) << " tokens proposed";
   const bool forced = !c.ref.trace.empty() && c.ref.trace.back().author == Author::forced;
   DR_STATE(w.no_eos_first == (w.answer && forced && c.ref.answer.empty())) << "no_eos_first";
 }

@@ -61,6 +61,7 @@ struct Reference {
       append(read, last = w.tokens), behind.pop_front();
     } else if (w.kind == translate) {
       translated(window.at(w.step - k), w.tokens);
+    } else if (w.answer && w.role == Role::draft) {  // a proposal: changes nothing
     } else if (w.answer) {
       const bool eos = w.end == StepEnd::eos;
       answer.insert(answer.end(), w.tokens.begin(), w.tokens.end() - eos);

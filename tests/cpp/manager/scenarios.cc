@@ -38,6 +38,7 @@ void random_options(Random& r, EngineOptions& o) {
   o.min_mass = r.pick({0.0, 0.0, 0.0, 0.1});
   o.max_step_tokens = r.pick({3, 16, 256});
   o.answer_burst = r.pick({1, 3, 8});
+  o.proposals = r.pick({0, 2, 16});
   o.max_requests = r.pick({1, 2, 4});
   o.prefix_cache = r.chance(0.7);
 }
