@@ -91,7 +91,7 @@ class Engine {
   SpeedMeter meter_;  // the manager thread's
   std::shared_ptr<KvStore> target_kv_, draft_kv_;
   Manager manager_;
-  Channel<Event> events_;
+  Channel<Event> events_{kHandOffSpin};
   std::unique_ptr<Lane> target_lane_, draft_lane_, verify_lane_;
   std::unique_ptr<TextLane> text_lane_;
   std::mutex mail_mutex_;

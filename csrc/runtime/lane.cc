@@ -5,8 +5,6 @@
 namespace dream_r {
 
 namespace {
-constexpr int kSpinMicroseconds = 50;  // a hand-off must not cost more than a small model's token
-
 // On a device the target goes first: a verdict may wait for its token, a draft for both.
 int priority_of(LaneId id) { return id == LaneId::target ? 2 : id == LaneId::verify ? 1 : 0; }
 }  // namespace
@@ -24,7 +22,7 @@ Lane::Lane(LaneId id, std::shared_ptr<const Model> model, std::shared_ptr<KvStor
       arena_(model_->device()),
       pass_(*model_, stream_, arena_, *kv_, keywords_, options.cuda_graphs ? &graphs_ : nullptr),
       context_{*model_, vocabulary, options, stream_},
-      inbox_(options.inline_mode ? 0 : kSpinMicroseconds) {
+      inbox_(options.inline_mode ? 0 : kHandOffSpin) {
   clock_.enrol(id, stream_);
   const auto ids = keyword_ids(vocabulary, options.judge);
   if (id != LaneId::draft && !ids.empty()) keywords_ = model_->keyword_head(ids);

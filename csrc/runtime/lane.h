@@ -14,6 +14,11 @@
 
 namespace dream_r {
 
+// Microseconds that a lane, or the manager, polls before it sleeps: waking a thread costs about
+// what a small model's token does, so they stay awake for as long as its verdict takes (politely:
+// see core/spin.h).
+constexpr int kHandOffSpin = 2000;
+
 class Lane {
  public:
   using HandBack = std::function<void(WorkPtr)>;  // called on the lane's thread

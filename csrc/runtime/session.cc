@@ -68,6 +68,7 @@ void Session::on_prefill(Work& work, InFlight& held) {
   trunk.ready = true;
   host_.remember_prefix(work.role, spec_->prompt(work.role), trunk.kv);
   if (work.role == Role::draft) return draft_prefill_.reset();
+  target_prefill_.reset();
   trunk.next_token = work.next_token;
   phase_ = Phase::reasoning;
   if (spec_->thinking_budget == 0) end_reasoning(/*forced=*/true);
@@ -374,7 +375,8 @@ void Session::finish(FinishReason reason, const std::string& error) {
     held.current = false;
     held.work->cancel.store(true, std::memory_order_relaxed);
   }
-  draft_work_.reset(), verify_work_.reset(), own_work_.reset(), draft_prefill_.reset();
+  draft_work_.reset(), verify_work_.reset(), own_work_.reset();
+  target_prefill_.reset(), draft_prefill_.reset();
   translation_.reset(), draft_answer_work_.reset();
   untranslated_.clear();
   cut_window(0);

@@ -195,8 +195,8 @@ class Session {
   double own_begin_ = 0, own_finish_ = 0;
   double clock_ = 0;  // when the last work came back, for steps that no work wrote
   // The current ones.
-  std::optional<std::uint64_t> draft_prefill_, draft_work_, verify_work_, own_work_, translation_,
-      draft_answer_work_;
+  std::optional<std::uint64_t> target_prefill_, draft_prefill_, draft_work_, verify_work_,
+      own_work_, translation_, draft_answer_work_;
   std::vector<std::pair<std::uint64_t, InFlight>> in_flight_;
   RequestMetrics metrics_;
 };

@@ -13,8 +13,9 @@ void Session::start() {
 
 void Session::start_all() {
   if (phase_ == Phase::prefill) {
-    // A prefill that found no memory tries again.
-    if (in_flight_.empty() && !target_.ready) start_prefill(Role::target);
+    if (!target_prefill_) start_prefill(Role::target);  // it had found no memory
+    // The smaller model has read its prompt long before.
+    if (target_prefill_ && options_.method == Method::fpsr && can_draft()) start_draft();
     return;
   }
   if (phase_ == Phase::answer) {
@@ -52,7 +53,7 @@ void Session::start_prefill(Role role) {
     return;
   }
   if (role == Role::target) metrics_.prefix_tokens = work->cached;
-  if (role == Role::draft) draft_prefill_ = work->id;
+  (role == Role::draft ? draft_prefill_ : target_prefill_) = work->id;
   fill_context(*work);
   launch(work, std::move(kv));
 }

@@ -39,7 +39,10 @@ const char* may_start(const Reference& r, const Work& w) {
   }
   if (w.kind == WorkKind::translate && w.role == Role::target)
     return !r.behind.empty() && w.feed == r.behind[0] ? nullptr : "translates another step";
-  if (r.phase != Reference::Phase::reasoning || w.step < r.k) return "a step that nobody needs";
+  const bool early = r.phase == Reference::Phase::prefill && w.kind == WorkKind::decode &&
+                     w.role == Role::draft && r.options.method == Method::fpsr;
+  if (!early && (r.phase != Reference::Phase::reasoning || w.step < r.k))
+    return "a step that nobody needs";
   if (w.kind == WorkKind::translate) {
     const auto& c = r.window.at(w.step - r.k);
     return c.tokens.empty() && !c.judged && w.feed == c.read ? nullptr : "translates another draft";
