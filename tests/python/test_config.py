@@ -14,6 +14,7 @@ from dream_r.engine import as_request
         ("alpha", float("nan"), "alpha must be a number"),
         ("window", 0, "window must be at least 1"),
         ("window", 2.5, "window must be a whole number"),
+        ("proposals", -1, "proposals must be at least 0"),
         ("method", "magic", "method must be one of ar, specreason, fpsr"),
         ("race", "last", "race must be one of first, verdict"),
         ("mode", "", "mode must be one of"),

@@ -99,6 +99,10 @@ TEST_CASE("d and v follow the passes that came back") {
   again.rewrites = true, again.tokens.resize(10);
   meter.add(again);
   CHECK(meter.speeds().rewrite == doctest::Approx(0.4));
+  Pass ahead(Role::target, decode, 3, 9);  // 8 of them for a pass that read what was proposed
+  ahead.proposed.resize(5), ahead.first_seconds = 8;
+  meter.add(ahead);
+  CHECK(meter.speeds().draft == doctest::Approx(0.1 / 0.5));
   Pass late(Role::draft, decode, 1, 100);
   late.feed.resize(40);  // catches up first
   meter.add(late);
