@@ -27,6 +27,7 @@ DR_INLINE V operator-(V a, V b) { return {_mm512_sub_ps(a.v, b.v)}; }
 DR_INLINE V operator*(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
 DR_INLINE V operator/(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
 DR_INLINE V fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+DR_INLINE void add_product(V& sum, V a, V b) { sum = fma(a, b, sum); }
 // The second operand where either is NaN.
 DR_INLINE V max(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }
 DR_INLINE V min(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }

@@ -43,6 +43,7 @@ DR_INLINE V fma(V a, V b, V c) { return {a.v * b.v + c.v}; }
 DR_INLINE V blend(I16 mask, V x, V y) { return {(F16)((mask & (I16)x.v) | (~mask & (I16)y.v))}; }
 // a < b ? x : y
 DR_INLINE V if_less(V a, V b, V x, V y) { return blend(a.v < b.v, x, y); }
+DR_INLINE void add_product(V& sum, V a, V b) { sum = fma(a, b, sum); }
 // The second operand where either is NaN.
 DR_INLINE V max(V a, V b) { return if_less(b, a, a, b); }
 DR_INLINE V min(V a, V b) { return if_less(a, b, a, b); }
