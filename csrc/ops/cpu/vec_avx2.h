@@ -175,7 +175,8 @@ constexpr int kTileRowsBf16 = 6, kFewRowsBf16 = 3, kFewPanelsBf16 = 2;
 // waits for them), two rows by two panels eight.
 constexpr int kGemvPanelsW4 = 3, kFewRowsW4 = 2, kFewPanelsW4 = 2;
 
-constexpr int kScoreRows = 2;  // rows of attention whose two chains fit together
+// Attention: rows at a time, and the sums that keep multiply-adds busy.
+constexpr int kAttentionRows = 6, kAttentionSums = 4;
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page. On Zen 512 took 15 % less time than 1024.

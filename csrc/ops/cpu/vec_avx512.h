@@ -105,7 +105,8 @@ constexpr int kGemvPanelsW4 = 4, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanel
 
 constexpr bool kPairsInTurn = false;
 constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
-constexpr int kScoreRows = 4;  // rows of attention whose two chains fit together
+// Attention: rows at a time, and the sums that keep multiply-adds busy.
+constexpr int kAttentionRows = 4, kAttentionSums = 8;
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page.

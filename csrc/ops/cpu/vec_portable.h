@@ -130,7 +130,8 @@ constexpr int kGemvPanelsW4 = 2, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanel
 
 constexpr bool kPairsInTurn = false;
 constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
-constexpr int kScoreRows = 2;  // rows of attention whose two chains fit together
+// Attention: rows at a time, and the sums that keep multiply-adds busy.
+constexpr int kAttentionRows = 4, kAttentionSums = 2;
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page.
