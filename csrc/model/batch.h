@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "ops/attention_rows.h"
 
 namespace dream_r {
 
@@ -56,6 +57,10 @@ struct ForwardResult {
   // Model::late_logits reads. Undefined where no logits were wanted, or where features of a picture
   // are added after the last layer.
   Tensor residual, attended;
+  // Where `attended` is that of the tokens wanted alone: what the others' is made of, with the
+  // tables that the batch pointed to.
+  Tensor qkv;
+  std::vector<ops::AttentionRow> rows;
   std::vector<std::int64_t> first;  // per row of the batch: its first token in these
 };
 

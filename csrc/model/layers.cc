@@ -54,8 +54,14 @@ void TextPass::turn_and_store(const TextLayer& layer, int index) {
                           sin_, plan_.slots, {kv_.k(index), kv_.v(index)});
 }
 
-void TextPass::attend(int index) {
-  ops::attention(stream_, qkv_, heads_, {kv_.k(index), kv_.v(index)}, plan_.rows, attended_);
+void TextPass::attend(int index, const ops::AttentionRows& rows) {
+  ops::attention(stream_, qkv_, heads_, {kv_.k(index), kv_.v(index)}, rows, attended_);
+}
+
+void TextPass::attend_late(const Tensor& qkv, const ops::AttentionRows& rows,
+                           const Tensor& attended) {
+  qkv_ = qkv, attended_ = attended;
+  attend(config_.layers - 1, rows);
 }
 
 void TextPass::mix(const TextLayer& layer) {
@@ -102,8 +108,9 @@ Tensor TextPass::run(const TextWeights& weights, std::span<const float> inv_freq
     const bool stacked = deepstack(i);
     turn_and_store(layer, i);
     if (i == last && wanted == 0) return Tensor();
-    attend(i);
-    if (i == last && !stacked) {  // from here on a token matters to itself alone
+    const bool ends = i == last && !stacked;  // from here on a token matters to itself alone
+    attend(i, ends ? plan_.last_rows : plan_.rows);
+    if (ends) {
       residual_ = x_, all_attended_ = attended_;
       return finish(weights, residual_, all_attended_, plan_.wanted);
     }

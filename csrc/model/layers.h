@@ -21,18 +21,23 @@ class TextPass {
   // The final-norm hidden states of the wanted tokens, f32 [wanted, hidden]; undefined when none
   // is.
   Tensor run(const TextWeights& weights, std::span<const float> inv_freq);
+  // The last layer's attention of `rows`, those of the tokens that run() had left out: from its
+  // qkv() to its attended().
+  void attend_late(const Tensor& qkv, const ops::AttentionRows& rows, const Tensor& attended);
   // What run() makes of its last layer: the tokens `wanted` (i32 [n]) of its residual and of what
   // it attended, through the rest of that layer and the final norm.
   Tensor finish(const TextWeights& weights, const Tensor& residual, const Tensor& attended,
                 const Tensor& wanted);
-  // Of all tokens, for finish(); undefined where run() could not use it.
+  // Of all tokens, for finish(); undefined where run() could not use it. Attended are those of the
+  // plan's last_rows.
   const Tensor& residual() const { return residual_; }
   const Tensor& attended() const { return all_attended_; }
+  const Tensor& qkv() const { return qkv_; }
 
  private:
   void embed(const TextWeights& weights);
   void turn_and_store(const TextLayer& layer, int index);  // normed -> qkv, and its KV to the cache
-  void attend(int index);                                  // qkv -> attended
+  void attend(int index, const ops::AttentionRows& rows);  // qkv -> attended
   void mix(const TextLayer& layer);                        // attended, x -> delta
   bool deepstack(int index) const;
   void add_deepstack(int index);

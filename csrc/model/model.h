@@ -29,7 +29,8 @@ class Model {
   virtual ForwardResult forward(Stream& stream, Arena& arena, KvStore& kv, const Batch& batch,
                                 const LinearWeight& keywords, Graphs* graphs = nullptr) const = 0;
   // Logits over the whole vocabulary of tokens of that last forward which nobody had wanted, row by
-  // row as the forward would have given them; undefined where they can no longer be had.
+  // row as the forward would have given them; undefined where they can no longer be had. The
+  // tables that its batch pointed to, and their blocks, are still as they were.
   virtual Tensor late_logits(Stream& stream, Arena& arena, KvStore& kv, const ForwardResult& result,
                              std::span<const LogitsWanted> wanted) const = 0;
   // The vision tower. patches: f32 [N, channels * temporal * patch * patch] as the image processor

@@ -154,22 +154,27 @@ class Planner {
   }
 
   void add_wanted() {
-    const Numbers::Piece wanted = numbers_.take(plan_.full + plan_.keywords);
+    const std::int64_t count = plan_.full + plan_.keywords;
+    const Numbers::Piece wanted = numbers_.take(count);
     std::int64_t full = 0, keywords = plan_.full;
     for (const LogitsWanted& w : batch_.wanted)
       wanted.host[(w.keywords ? keywords : full)++] =
           static_cast<std::int32_t>(plan_.first[static_cast<std::size_t>(w.row)] + w.token);
     plan_.wanted = wanted.there;
+    if (!on_cuda_ && count < plan_.tokens)
+      plan_.last_list = ops::rows_of_tokens(plan_.row_list, {wanted.host, wanted.host + count});
   }
 
   void add_attention() {
     plan_.rows = ops::AttentionRows(plan_.row_list);
+    plan_.last_rows = plan_.last_list.empty() ? plan_.rows : ops::AttentionRows(plan_.last_list);
     if (!on_cuda_) return;
     numbers_.align();
     const auto n = static_cast<std::int64_t>(rows_.bytes() / sizeof(std::int32_t));
     const Numbers::Piece piece = numbers_.take(n);
     plan_.rows =
         rows_.write(reinterpret_cast<std::byte*>(piece.host), piece.there.data<std::byte>());
+    plan_.last_rows = plan_.rows;
   }
 
   const Batch& batch_;

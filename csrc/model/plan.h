@@ -27,6 +27,10 @@ struct Plan {
   std::vector<std::int64_t> first;  // per row of the batch: its first token
   std::vector<ops::AttentionRow> row_list;
   ops::AttentionRows rows;  // of row_list
+  // Those that the last layer attends. On the CPU tokens that nobody wants are left out; a device
+  // has one upload and one graph of `rows`.
+  std::vector<ops::AttentionRow> last_list;
+  ops::AttentionRows last_rows;
   std::vector<VisualSpan> visuals;
   Tensor wanted;  // i32 [full + keywords] tokens; the full rows come first
   std::int64_t full = 0;

@@ -52,8 +52,13 @@ ForwardResult VlModel::run(Stream& stream, Arena& arena, KvStore& kv, const Plan
     ops::linear(stream, hidden.rows(begin, end), head, out);
     return out;
   };
-  return {logits(text_.head, 0, plan.full), logits(keywords, plan.full, plan.full + plan.keywords),
-          pass.residual(), pass.attended(), plan.first};
+  ForwardResult result{.full = logits(text_.head, 0, plan.full),
+                       .keywords = logits(keywords, plan.full, plan.full + plan.keywords),
+                       .residual = pass.residual(),
+                       .attended = pass.attended(),
+                       .first = plan.first};
+  if (!plan.last_list.empty()) result.qkv = pass.qkv(), result.rows = plan.row_list;
+  return result;
 }
 
 Tensor VlModel::late_logits(Stream& stream, Arena& arena, KvStore& kv, const ForwardResult& result,
@@ -68,6 +73,11 @@ Tensor VlModel::late_logits(Stream& stream, Arena& arena, KvStore& kv, const For
   ops::copy(stream, host, tokens);
   const Plan none;
   TextPass pass(stream, arena, kv, config_.text, none);
+  if (!result.rows.empty()) {
+    const auto* ids = host.data<std::int32_t>();
+    const auto rows = ops::rows_of_tokens(result.rows, {ids, ids + n});
+    pass.attend_late(result.qkv, rows, result.attended);
+  }
   const Tensor hidden = pass.finish(text_, result.residual, result.attended, tokens);
   Tensor logits = arena.take({n, config_.text.vocab}, DType::f32);
   ops::linear(stream, hidden, text_.head, logits);

@@ -37,6 +37,25 @@ AttentionRows::Part part_of(std::span<const AttentionRow> rows) {
 
 }  // namespace
 
+std::vector<AttentionRow> rows_of_tokens(std::span<const AttentionRow> rows,
+                                         std::vector<std::int32_t> tokens) {
+  std::sort(tokens.begin(), tokens.end());
+  tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+  std::vector<AttentionRow> out;
+  auto row = rows.begin();
+  for (const std::int32_t t : tokens) {
+    while (t >= row->q_begin + row->q_len) ++row;
+    if (t > row->q_begin && !out.empty() && t == out.back().q_begin + out.back().q_len) {
+      ++out.back().q_len;
+      continue;
+    }
+    out.push_back(*row);
+    out.back().q_begin = t, out.back().q_len = 1;
+    out.back().own_begin += t - row->q_begin;
+  }
+  return out;
+}
+
 AttentionUpload::AttentionUpload(std::span<const AttentionRow> rows, int group) : all_(rows) {
   std::copy_if(rows.begin(), rows.end(), std::back_inserter(rows_),
                [](const AttentionRow& r) { return r.q_len > 0; });

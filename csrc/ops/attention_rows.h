@@ -43,6 +43,10 @@ struct AttentionRows {
   Part few, many;
 };
 
+// Rows of `tokens` alone, queries of `rows` (whose q_begin rise): each sees what it saw there.
+std::vector<AttentionRow> rows_of_tokens(std::span<const AttentionRow> rows,
+                                         std::vector<std::int32_t> tokens);
+
 constexpr int kFewPairs = 16;  // (query token, head of the group) pairs of a row that are few
 
 // Puts rows and tables into one piece of memory for a device.

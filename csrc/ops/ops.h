@@ -144,7 +144,7 @@ void kv_write(Stream& s, const Tensor& qkv, Heads heads, const Tensor& slot, KvL
 void qk_norm_rope_write(Stream& s, Tensor qkv, Heads heads, const Tensor& q_norm,
                         const Tensor& k_norm, float eps, const Tensor& cos, const Tensor& sin,
                         const Tensor& slot, KvLayer layer);
-// softmax(q k^T / sqrt(dim)) v over the paged cache; partials per KV block, merged in table order.
+// softmax(q k^T / sqrt(dim)) v over the paged cache; online, in table order.
 // qkv: f32 [T, (q + 2 kv) * dim] (only q is read); out: f32 [T, q * dim]. Rows that lie on a device
 // (AttentionUpload) are not checked. CUDA: dim at most 256; with a bf16 (f16) cache and dim 64 or
 // 128, q and softmax numerators are rounded to bf16 (f16); the order of sums depends on the batch.

@@ -1,21 +1,29 @@
-// softmax(q k^T scale) v, online over steps of 32 keys (two blocks): the running maximum, the sum
+// softmax(q k^T scale) v, online over steps of some blocks of 16 keys: the running maximum, the sum
 // and the weighted values are updated step by step in table order, for each (token, head) by
 // itself. Rows of a unit share the loads of keys and values; no row's arithmetic depends on
-// another.
+// another. An element is one chain of multiply-adds, over the head's elements (a score) or over the
+// step's keys (a value): how many rows, blocks or vectors go side by side changes no bit.
+
+constexpr int kMostStepBlocks = 8, kMostStepKeys = 16 * kMostStepBlocks;
+
+// Long steps spare updates; keys and values of one stay in the first-level cache for all rows.
+DR_INLINE int step_keys(int dim) {
+  const int fit = 256 / dim;
+  return 16 * (fit < 2 ? 2 : fit < kMostStepBlocks ? fit : kMostStepBlocks);
+}
 
 struct RowState {
   const float* q;
   float* acc;   // the weighted values so far
   float alpha;  // what the step's update scales the earlier sums by
-  float max;
+  float max;    // of the scores so far, which are logarithms to base 2
   V sum;        // lane-wise; folded at the end
-  float p[32];  // the step's weights
 };
 
-// Two blocks of keys [dim][16] and their values; the second is not touched while seen <= 16.
+// Blocks of keys [dim][16] and their values; those past the keys that a row sees are not touched.
 template <class T>
 struct KeyStep {
-  const T *k0, *k1, *v0, *v1;
+  const T *k[kMostStepBlocks], *v[kMostStepBlocks];
   std::int64_t v_stride;
   int dim;   // of queries and keys
   int wide;  // of values, whole vectors
@@ -28,81 +36,96 @@ DR_INLINE void start_row(RowState& r, int dim) {
   for (int d = 0; d < dim; d += 16) store(r.acc + d, set1(0.0f));
 }
 
-// Adds elements d, d + 2, ... of k: [dim][16] to 16 scores of each of R rows.
-template <int R, class T>
-DR_INLINE void add_every_other(const RowState* rows, const T* k, int d, int dim, V* s) {
-  for (; d < dim; d += 2) {
-    const V kd = pin(load(k + d * 16));
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) s[r] = fma(set1(rows[r].q[d]), kd, s[r]);
+// Sums of each of R rows that go side by side.
+template <int R>
+constexpr int kBeside = R < kAttentionSums ? kAttentionSums / R : 1;
+
+// Scores of R rows and the B blocks from `block` on.
+template <int R, int B, class T>
+DR_INLINE void block_scores(const RowState* rows, const KeyStep<T>& step, int block,
+                            float (*p)[kMostStepKeys]) {
+  V s[R][B];
+  const float* q[R];
+  const T* k[B];
+  for (int b = 0; b < B; ++b) k[b] = step.k[block + b];
+  for (int r = 0; r < R; ++r) {
+    q[r] = rows[r].q;
+    for (int b = 0; b < B; ++b) s[r][b] = set1(0.0f);
   }
+  for (int d = 0; d < step.dim; ++d) {
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) {
+      const V kd = pin(load(k[b] + d * 16));
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) add_product(s[r][b], kd, set1(q[r][d]));
+    }
+  }
+  const V scale = set1(step.scale);
+  for (int r = 0; r < R; ++r)
+    for (int b = 0; b < B; ++b) store(p[r] + (block + b) * 16, s[r][b] * scale);
 }
 
-// 16 scores of each of R rows in two chains a row, over even and over odd elements: together where
-// the registers hold all of them, else one after the other.
-template <int R, class T>
-DR_INLINE void block_scores(const RowState* rows, const T* k, int dim, V* s) {
-  V odd[R];
-  for (int r = 0; r < R; ++r) s[r] = odd[r] = set1(0.0f);
-  if constexpr (R > kScoreRows) {
-    add_every_other<R>(rows, k, 0, dim, s);
-    add_every_other<R>(rows, k, 1, dim, odd);
-  } else {
-    for (int d = 0; d < dim; d += 2) {
-      const V k0 = pin(load(k + d * 16)), k1 = pin(load(k + d * 16 + 16));
+// Turns scores of the step's first `blocks` into weights; keys [valid, ...) are not seen (valid >=
+// 1).
+DR_INLINE void weigh(RowState& r, float* p, int valid, int blocks) {
+  const V lowest = set1(-__builtin_inff()), zero = set1(0.0f);
+  const int whole = valid / 16, part = valid % 16;
+  V most = lowest;
+  for (int b = 0; b < whole; ++b) most = max(load(p + b * 16), most);
+  if (part) most = max(keep(load(p + whole * 16), part, lowest), most);
+  const float top = hmax(most);
+  r.alpha = 1.0f;
+  if (top > r.max) {
+    r.alpha = first(vpow2(set1(r.max - top)));
+    r.max = top;
+  }
+  const V m = set1(r.max);
+  V sum = zero;
+  for (int b = 0; b < blocks; ++b) {
+    V w = zero;
+    if (b < whole)
+      w = vpow2(load(p + b * 16) - m);
+    else if (b == whole && part)
+      w = keep(vpow2(load(p + b * 16) - m), part, zero);
+    sum = sum + w;
+    store(p + b * 16, w);
+  }
+  r.sum = fma(r.sum, set1(r.alpha), sum);
+}
+
+// acc = acc * alpha + sum over j < seen of p[j] v[j], for the D vectors of elements from d on.
+template <int R, int D, class T>
+DR_INLINE void add_values(const RowState* rows, const KeyStep<T>& step,
+                          const float (*p)[kMostStepKeys], int seen, int d) {
+  V a[R][D];
+  for (int r = 0; r < R; ++r)
+    for (int e = 0; e < D; ++e) a[r][e] = set1(0.0f);
+  for (int j = 0; j < seen;) {
+    const T* v = step.v[j / 16] + d;
+    for (const int end = seen < j + 16 ? seen : j + 16; j < end; ++j, v += step.v_stride) {
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        s[r] = fma(set1(rows[r].q[d]), k0, s[r]);
-        odd[r] = fma(set1(rows[r].q[d + 1]), k1, odd[r]);
+      for (int e = 0; e < D; ++e) {
+        const V ve = pin(load(v + e * 16));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) add_product(a[r][e], ve, set1(p[r][j]));
       }
     }
   }
-  for (int r = 0; r < R; ++r) s[r] = s[r] + odd[r];
-}
-
-DR_INLINE V unseen_after(V s, int valid) {
-  return valid < 16 ? keep(s, valid < 0 ? 0 : valid, set1(-__builtin_inff())) : s;
-}
-
-// Turns the step's scores into weights; keys [valid, 32) are not seen (valid >= 1).
-DR_INLINE void weigh(RowState& r, V s0, V s1, int valid) {
-  s0 = unseen_after(s0, valid);
-  s1 = unseen_after(s1, valid - 16);
-  const float most = hmax(max(s0, s1));
-  r.alpha = 1.0f;
-  if (most > r.max) {
-    r.alpha = first(vexp(set1(r.max - most)));
-    r.max = most;
+  for (int r = 0; r < R; ++r) {
+    const V alpha = set1(rows[r].alpha);
+    for (int e = 0; e < D; ++e) {
+      float* acc = rows[r].acc + d + e * 16;
+      store(acc, fma(load(acc), alpha, a[r][e]));
+    }
   }
-  const V m = set1(r.max);
-  const V p0 = vexp(s0 - m), p1 = vexp(s1 - m);
-  r.sum = fma(r.sum, set1(r.alpha), p0) + p1;
-  store(r.p, p0);
-  store(r.p + 16, p1);
 }
 
-// acc = acc * alpha + sum over j < seen of p[j] v[j]; one chain a block.
-template <int R, class T>
-DR_INLINE void add_values(RowState* rows, const KeyStep<T>& step, int seen) {
-  const int n0 = seen < 16 ? seen : 16, n1 = seen - 16;
-  for (int d = 0; d < step.wide; d += 16) {
-    V a[R], b[R];
-    for (int r = 0; r < R; ++r) {
-      a[r] = load(rows[r].acc + d) * set1(rows[r].alpha);
-      b[r] = set1(0.0f);
-    }
-    for (int j = 0; j < n0; ++j) {
-      const V v = pin(load(step.v0 + j * step.v_stride + d));
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) a[r] = fma(set1(rows[r].p[j]), v, a[r]);
-    }
-    for (int j = 0; j < n1; ++j) {
-      const V v = pin(load(step.v1 + j * step.v_stride + d));
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) b[r] = fma(set1(rows[r].p[16 + j]), v, b[r]);
-    }
-    for (int r = 0; r < R; ++r) store(rows[r].acc + d, a[r] + b[r]);
-  }
+// Elements [d, step.wide), D vectors at a time and then fewer.
+template <int R, int D, class T>
+DR_INLINE void add_all_values(const RowState* rows, const KeyStep<T>& step,
+                              const float (*p)[kMostStepKeys], int seen, int d) {
+  for (; d + 16 * D <= step.wide; d += 16 * D) add_values<R, D>(rows, step, p, seen, d);
+  if constexpr (D > 1) add_all_values<R, D / 2>(rows, step, p, seen, d);
 }
 
 // One step for R rows that see valid[r] >= 1 of its keys.
@@ -110,16 +133,13 @@ template <int R, class T>
 static void step_rows(RowState* rows, const int* valid, const KeyStep<T>& step) {
   int seen = 0;
   for (int r = 0; r < R; ++r) seen = valid[r] > seen ? valid[r] : seen;
-  V s0[R], s1[R];
-  block_scores<R>(rows, step.k0, step.dim, s0);
-  if (seen > 16) {
-    block_scores<R>(rows, step.k1, step.dim, s1);
-  } else {
-    for (int r = 0; r < R; ++r) s1[r] = set1(0.0f);
-  }
-  const V scale = set1(step.scale);
-  for (int r = 0; r < R; ++r) weigh(rows[r], s0[r] * scale, s1[r] * scale, valid[r]);
-  add_values<R>(rows, step, seen);
+  const int blocks = (seen + 15) / 16;
+  alignas(64) float p[R][kMostStepKeys];
+  int b = 0;
+  for (; b + kBeside<R> <= blocks; b += kBeside<R>) block_scores<R, kBeside<R>>(rows, step, b, p);
+  for (; b < blocks; ++b) block_scores<R, 1>(rows, step, b, p);
+  for (int r = 0; r < R; ++r) weigh(rows[r], p[r], valid[r], blocks);
+  add_all_values<R, kBeside<R>>(rows, step, p, seen, 0);
 }
 
 // Rows that see nothing of the step come first (their `valid` is <= 0) and are left out.
@@ -127,15 +147,14 @@ template <class T>
 static void step_all_rows(RowState* rows, const int* valid, int count, const KeyStep<T>& step) {
   int i = 0;
   while (i < count && valid[i] <= 0) ++i;
+  for (; i + kAttentionRows <= count; i += kAttentionRows)
+    step_rows<kAttentionRows>(rows + i, valid + i, step);
   for (; i + 4 <= count; i += 4) step_rows<4>(rows + i, valid + i, step);
-  if (i + 2 <= count) {
-    step_rows<2>(rows + i, valid + i, step);
-    i += 2;
-  }
+  for (; i + 2 <= count; i += 2) step_rows<2>(rows + i, valid + i, step);
   if (i < count) step_rows<1>(rows + i, valid + i, step);
 }
 
-DR_INLINE int clamp32(std::int64_t n) { return n > 32 ? 32 : static_cast<int>(n); }
+DR_INLINE int at_most(std::int64_t n, int most) { return n > most ? most : static_cast<int>(n); }
 
 // Steps over the first `tokens` tokens of a table; valid_of(i, step's first token) for each row.
 template <class T, class F>
@@ -144,11 +163,16 @@ DR_INLINE void walk_table(const AttentionUnit& a, RowState* rows, const std::int
   const T* k = static_cast<const T*>(a.k);
   const T* v = static_cast<const T*>(a.v);
   int valid[kUnitRows];
-  for (std::int64_t j = 0; j < tokens; j += 32) {
-    for (int i = 0; i < a.count; ++i) valid[i] = clamp32(valid_of(i) - j);
-    const std::int64_t at0 = table[j / 16] * a.block_stride;
-    const std::int64_t at1 = j + 16 < tokens ? table[j / 16 + 1] * a.block_stride : at0;
-    const KeyStep<T> step{k + at0, k + at1, v + at0, v + at1, a.dim, a.dim, a.dim, a.scale};
+  const int keys = step_keys(a.dim);
+  KeyStep<T> step;
+  step.v_stride = step.dim = step.wide = a.dim;
+  step.scale = a.scale * kLog2E;
+  for (std::int64_t j = 0; j < tokens; j += keys) {
+    for (int i = 0; i < a.count; ++i) valid[i] = at_most(valid_of(i) - j, keys);
+    for (int b = 0; b < at_most(tokens - j, keys); b += 16) {
+      const std::int64_t at = table[(j + b) / 16] * a.block_stride;
+      step.k[b / 16] = k + at, step.v[b / 16] = v + at;
+    }
     step_all_rows(rows, valid, a.count, step);
   }
 }

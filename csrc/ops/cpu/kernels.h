@@ -46,7 +46,7 @@ struct LinearKernel {
 
 // Flat rows [first, first + count) of one run and one kv head: flat row i is query token i / group
 // and head i % group of the kv head's group. count <= unit_rows(dim): queries and sums of a unit
-// stay in the first-level cache beside two blocks of keys and values.
+// stay in the first-level cache beside a step's keys and values.
 constexpr int kUnitRows = 64;
 constexpr int unit_rows(int dim) {
   const int fit = 24 * 1024 / (dim * 8) / 4 * 4;

@@ -74,6 +74,7 @@ struct F32Format {
   struct W {
     V v;
   };
+  DR_INLINE bool poor(std::int64_t) { return false; }
   DR_INLINE W w(const Elem* p) { return {load(p)}; }
   DR_INLINE W pinned(const Elem* p) { return {pin(load(p))}; }
   template <int R, int P>
@@ -97,6 +98,8 @@ struct Bf16Format {
   static constexpr int kK = 2;
   static constexpr int kGemv = kGemvPanels, kFew = kFewRowsBf16, kWide = kFewPanelsBf16;
   using W = Pairs;
+  // Heights that a tile should not be left with: too few sums to keep FMA busy.
+  DR_INLINE bool poor(std::int64_t rows) { return kPairsInTurn && (rows == 1 || rows == 4); }
   DR_INLINE W w(const Elem* p) { return load_pairs(p); }
   DR_INLINE W pinned(const Elem* p) { return load_pairs(p); }
   template <int R, int P>
@@ -133,7 +136,9 @@ struct Bf16Format {
         for (int p = 0; p < P; ++p) {
           const V wv = half_of_pairs(w + p * panel_size, half);
 #pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) acc[r][p] = fma(wv, element(x, r, half), acc[r][p]);
+          for (int r = 0; r < R; ++r) add_product(acc[r][p], wv, element(x, r, half));
+          // Else the elements are kept for the next panel: more than there are registers.
+          if (R > 2 && p + 1 < P) advance(x, 0);
         }
         asm("" : "+r"(w));  // else both halves come from one load, which would have to be kept
       }
@@ -204,13 +209,21 @@ static void row_tile(const LinearArgs& a, int rows, std::int64_t row, std::int64
   for (; panel < end; ++panel) tile_of<F, 1>(a, rows, row, panel);
 }
 
+// Rows of the next tile where `left` are left.
+template <class F>
+DR_INLINE int tile_height(std::int64_t left) {
+  if (left <= F::kRows) return static_cast<int>(left);
+  return F::poor(left - F::kRows) ? F::kRows - 1 : F::kRows;
+}
+
 template <class F>
 static void linear(const LinearArgs& a) {
   constexpr std::int64_t kStepBytes = 16 * F::kK * sizeof(typename F::Elem);
   for_blocks(a, F::kRows, a.steps * kStepBytes, [&](auto begin, auto rows, auto panel, auto end) {
-    for (std::int64_t r = 0; r < rows; r += F::kRows) {
-      const auto count = static_cast<int>(rows - r < F::kRows ? rows - r : F::kRows);
+    for (std::int64_t r = 0; r < rows;) {
+      const int count = tile_height<F>(rows - r);
       row_tile<F>(a, count, begin + r, panel, end);
+      r += count;
     }
   });
 }

@@ -45,6 +45,7 @@ struct W4Format {
   static constexpr int kRows = kTileRows;
   static constexpr int kK = 1;  // a step is one line
   static constexpr int kGemv = kGemvPanelsW4, kFew = kFewRowsW4, kWide = kFewPanelsW4;
+  DR_INLINE bool poor(std::int64_t) { return false; }
 
   // Element J of each of the eight that a line holds of every row. The words are read anew for
   // every element, as operands from the first-level cache: in registers for the whole line they

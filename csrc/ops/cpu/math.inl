@@ -1,10 +1,12 @@
 // exp, erf and friends on V. Included once for each instruction set.
 
+constexpr float kLog2E = 1.44269504f;
+
 // exp(x), relative error < 2e-7 down to 2^-126, 0 below that; saturates above 88.37.
 DR_INLINE V vexp(V x) {
   const V lowest = set1(-87.336544f);
   const V c = min(set1(88.37626f), max(lowest, x));
-  const V n = round(c * set1(1.44269504f));
+  const V n = round(c * set1(kLog2E));
   V r = fma(n, set1(-0.693359375f), c);  // ln 2 in two parts: the first product is exact
   r = fma(n, set1(2.12194440e-4f), r);
   V p = set1(1.98756915e-4f);
@@ -15,6 +17,16 @@ DR_INLINE V vexp(V x) {
   p = fma(p, r, set1(5.00000000e-1f));
   p = fma(p, r * r, r) + set1(1.0f);
   return if_less(x, lowest, set1(0.0f), scale2(p, n));
+}
+
+// 2^x for x <= 0, relative error < 2e-7; 2^-126 below that. (A minimax polynomial on [-0.5, 0.5].)
+DR_INLINE V vpow2(V x) {
+  const V c = max(set1(-126.0f), x), n = round(c), r = c - n;
+  V p = fma(set1(1.32647273e-3f), r, set1(9.67151299e-3f));
+  p = fma(p, r, set1(5.55073358e-2f));
+  p = fma(p, r, set1(2.40222424e-1f));
+  p = fma(p, r, set1(6.93147004e-1f));
+  return scale2(fma(p, r, set1(1.0f)), n);
 }
 
 // erf(x) as an odd rational approximation on [-4, 4], absolute error < 5e-7.

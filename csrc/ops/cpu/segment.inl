@@ -37,10 +37,15 @@ static void segment_attention(const SegmentUnit& a, const float* keys, const flo
       store(q + i * wide + d, load_some(a.q + (a.first + i) * a.stride + d, n));
     });
   }
-  for (std::int64_t j = 0; j < a.keys; j += 32) {
-    for (int i = 0; i < a.count; ++i) valid[i] = clamp32(a.keys - j);
-    const float *k = keys + j * a.dim, *v = values + j * wide;
-    const KeyStep<float> step{k, k + 16 * a.dim, v, v + 16 * wide, wide, a.dim, wide, a.scale};
+  const int step_size = step_keys(wide);
+  KeyStep<float> step;
+  step.v_stride = step.wide = wide;
+  step.dim = a.dim;
+  step.scale = a.scale * kLog2E;
+  for (std::int64_t j = 0; j < a.keys; j += step_size) {
+    for (int i = 0; i < a.count; ++i) valid[i] = at_most(a.keys - j, step_size);
+    for (int b = 0; b < valid[0]; b += 16)
+      step.k[b / 16] = keys + (j + b) * a.dim, step.v[b / 16] = values + (j + b) * wide;
     step_all_rows(rows, valid, a.count, step);
   }
   for (int i = 0; i < a.count; ++i) {

@@ -43,6 +43,15 @@ DR_INLINE V operator/(V a, V b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_
 DR_INLINE V fma(V a, V b, V c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
+// sum = fma(a, b, sum), in its own registers: where sums fill them all, the compiler otherwise lets
+// one wander into a factor's and spills.
+DR_INLINE __m256 plus_product(__m256 sum, __m256 a, __m256 b) {
+  asm("vfmadd231ps %1, %2, %0" : "+x"(sum) : "x"(b), "x"(a));
+  return sum;
+}
+DR_INLINE void add_product(V& sum, V a, V b) {
+  sum = {plus_product(sum.lo, a.lo, b.lo), plus_product(sum.hi, a.hi, b.hi)};
+}
 // The second operand where either is NaN.
 DR_INLINE V max(V a, V b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 DR_INLINE V min(V a, V b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
@@ -117,11 +126,18 @@ DR_INLINE Pairs load_pairs(const std::uint16_t* p) {
   return {{even_of(lo), even_of(hi)}, {odd_of(lo), odd_of(hi)}};
 }
 
+// The second of each pair by two shifts, the sums that this serves leaving no register to a mask.
+DR_INLINE __m256 shifted_odd(__m256i w) {
+  __m256i low = _mm256_srli_epi32(w, 16);
+  asm("" : "+x"(low));
+  return even_of(low);
+}
+
 // The first or the second of each of 16 pairs.
 DR_INLINE V half_of_pairs(const std::uint16_t* p, int half) {
   const __m256i lo = _mm256_loadu_si256((const __m256i*)p);
   const __m256i hi = _mm256_loadu_si256((const __m256i*)p + 1);
-  return half ? V{odd_of(lo), odd_of(hi)} : V{even_of(lo), even_of(hi)};
+  return half ? V{shifted_odd(lo), shifted_odd(hi)} : V{even_of(lo), even_of(hi)};
 }
 
 // 16 words of eight nibbles.
@@ -154,12 +170,13 @@ DR_INLINE V above_nibble(Words w) {
 constexpr int kTileRows = 5, kTilePanels = 1, kFewRows = 1, kFewPanels = 4, kGemvPanels = 3;
 // bf16, pairs read in turn: twelve registers of sums, two of weights, one of x.
 constexpr bool kPairsInTurn = true;
-constexpr int kTileRowsBf16 = 5, kFewRowsBf16 = 2, kFewPanelsBf16 = 2;
+constexpr int kTileRowsBf16 = 6, kFewRowsBf16 = 3, kFewPanelsBf16 = 2;
 // The same of w4: one row by three panels keeps six chains of multiply-adds going (with two it
 // waits for them), two rows by two panels eight.
 constexpr int kGemvPanelsW4 = 3, kFewRowsW4 = 2, kFewPanelsW4 = 2;
 
-constexpr int kScoreRows = 2;  // rows of attention whose two chains fit together
+// Attention: rows at a time, and the sums that keep multiply-adds busy.
+constexpr int kAttentionRows = 6, kAttentionSums = 4;
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page. On Zen 512 took 15 % less time than 1024.

@@ -27,6 +27,7 @@ DR_INLINE V operator-(V a, V b) { return {_mm512_sub_ps(a.v, b.v)}; }
 DR_INLINE V operator*(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
 DR_INLINE V operator/(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
 DR_INLINE V fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+DR_INLINE void add_product(V& sum, V a, V b) { sum = fma(a, b, sum); }
 // The second operand where either is NaN.
 DR_INLINE V max(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }
 DR_INLINE V min(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }
@@ -104,7 +105,8 @@ constexpr int kGemvPanelsW4 = 4, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanel
 
 constexpr bool kPairsInTurn = false;
 constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
-constexpr int kScoreRows = 4;  // rows of attention whose two chains fit together
+// Attention: rows at a time, and the sums that keep multiply-adds busy.
+constexpr int kAttentionRows = 4, kAttentionSums = 8;
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page.

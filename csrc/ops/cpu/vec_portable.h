@@ -43,6 +43,7 @@ DR_INLINE V fma(V a, V b, V c) { return {a.v * b.v + c.v}; }
 DR_INLINE V blend(I16 mask, V x, V y) { return {(F16)((mask & (I16)x.v) | (~mask & (I16)y.v))}; }
 // a < b ? x : y
 DR_INLINE V if_less(V a, V b, V x, V y) { return blend(a.v < b.v, x, y); }
+DR_INLINE void add_product(V& sum, V a, V b) { sum = fma(a, b, sum); }
 // The second operand where either is NaN.
 DR_INLINE V max(V a, V b) { return if_less(b, a, a, b); }
 DR_INLINE V min(V a, V b) { return if_less(a, b, a, b); }
@@ -129,7 +130,8 @@ constexpr int kGemvPanelsW4 = 2, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanel
 
 constexpr bool kPairsInTurn = false;
 constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
-constexpr int kScoreRows = 2;  // rows of attention whose two chains fit together
+// Attention: rows at a time, and the sums that keep multiply-adds busy.
+constexpr int kAttentionRows = 4, kAttentionSums = 2;
 
 // Bytes ahead that each panel's stream asks for: beyond the caches the hardware prefetcher alone
 // stops at every 4 KiB page.

@@ -18,7 +18,7 @@ BatchRow row_of(std::span<const std::int32_t> tokens, std::span<const Position> 
                 const std::int32_t* table) {
   BatchRow row;
   row.tokens = tokens;
-  row.positions = positions;
+  row.positions = positions.first(tokens.size());
   row.own.table = table;
   return row;
 }
@@ -69,6 +69,39 @@ TEST_CASE("forward: one model serves several threads at once") {
     });
   for (auto& t : threads) t.join();
   for (const auto& out : got) CHECK(out == expected);
+}
+
+TEST_CASE("forward: logits that nobody had wanted, later, are the bits that a forward gives") {
+  const auto model = random_model(tiny(), {DType::bf16, 1});
+  const auto prompt = ids(45);
+  std::vector<Position> positions;
+  for (std::int32_t i = 0; i < 45; ++i) positions.push_back({i, i, i});
+  std::vector<std::int32_t> table(8);
+  std::iota(table.begin(), table.end(), 0);
+  const auto all = std::span(prompt);
+  Batch batch;  // 20 tokens, and as rows of their own what follows them and what begins anew
+  batch.rows.push_back(row_of(all.first(20), positions, table.data()));
+  batch.rows.push_back(row_of(all.subspan(20, 20), std::span(positions).subspan(20), table.data()));
+  batch.rows[1].own.length = 20;
+  batch.rows.push_back(row_of(all.last(5), positions, table.data() + 4));
+  const std::vector<LogitsWanted> late = {{1, 3}, {1, 4}, {0, 17}, {1, 19}, {2, 0}, {0, 18}};
+  const auto values = [](const Tensor& t) {
+    return std::vector<float>(t.f32(), t.f32() + t.numel());
+  };
+  Runner runner(*model), other(*model);
+  batch.wanted = late;
+  const auto expected =
+      values(runner.model.forward(runner.stream, runner.arena, runner.kv, batch, {}).full);
+  batch.wanted = {{0, 19}, {1, 19}, {2, 1}};
+  const auto result = model->forward(other.stream, other.arena, other.kv, batch, {});
+  const auto kept = values(result.full);
+  const auto logits = [&](std::span<const LogitsWanted> wanted) {
+    return values(model->late_logits(other.stream, other.arena, other.kv, result, wanted));
+  };
+  CHECK(logits(late) == expected);
+  const auto some = logits(std::span(late).subspan(2, 1));  // asked again, alone
+  CHECK(some == std::vector<float>(expected.begin() + 2 * 50, expected.begin() + 3 * 50));
+  CHECK(values(result.full) == kept);
 }
 
 TEST_CASE("forward: random models depend on the seed alone") {
