@@ -96,7 +96,7 @@ struct Bf16Format {
   using Elem = std::uint16_t;
   static constexpr int kRows = kTileRowsBf16;
   static constexpr int kK = 2;
-  static constexpr int kGemv = kGemvPanels, kFew = kFewRowsBf16, kWide = kFewPanelsBf16;
+  static constexpr int kGemv = kGemvPanelsBf16, kFew = kFewRowsBf16, kWide = kFewPanelsBf16;
   using W = Pairs;
   // Heights that a tile should not be left with: too few sums to keep FMA busy.
   DR_INLINE bool poor(std::int64_t rows) { return kPairsInTurn && (rows == 1 || rows == 4); }
@@ -119,10 +119,27 @@ struct Bf16Format {
   }
   template <int R, int P>
   DR_INLINE void sum(const LinearArgs& a, const Elem* w, const RowsOf<R>& x, V (*acc)[P]) {
-    if constexpr (kPairsInTurn && R > 1)
+    if constexpr (kPairsInTurn && R == 1)
+      sum_by_panel<P>(a, w, x, acc);
+    else if constexpr (kPairsInTurn)
       sum_in_turn<R, P>(a, w, x, acc);
     else
       sum_steps<Bf16Format, R, P>(a, w, x, acc);
+  }
+  // One row: the widened vectors of one panel at a time, for the same reason as below.
+  template <int P>
+  DR_INLINE void sum_by_panel(const LinearArgs& a, const Elem* w, RowsOf<1> x, V (*acc)[P]) {
+    const std::int64_t panel_size = a.steps * 32;
+    for (std::int64_t s = 0; s < a.steps; ++s, w += 32, advance(x, kK)) {
+      const V even = element(x, 0, 0), odd = element(x, 0, 1);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        const Pairs pairs = load_pairs(w + p * panel_size);
+        add_product(acc[0][p], pairs.even, even);
+        add_product(acc[0][p], pairs.odd, odd);
+        prefetch(w + p * panel_size + kPrefetchBytes / sizeof(Elem));
+      }
+    }
   }
   // Reads a step twice, for its even and for its odd elements: one widened vector a panel at a time
   // leaves the registers to the sums, of which FMA needs more than its latency to stay busy.

@@ -165,11 +165,11 @@ DR_INLINE V above_nibble(Words w) {
           _mm256_castsi256_ps(_mm256_andnot_si256(low, w.hi))};
 }
 
-// Register tiles of the linear kernels, rows by panels, within 16 registers (a V is two). One row
-// by three panels: six sums and six registers of pairs of bf16; with four they would not fit.
+// Register tiles of the linear kernels, rows by panels, within 16 registers (a V is two).
 constexpr int kTileRows = 5, kTilePanels = 1, kFewRows = 1, kFewPanels = 4, kGemvPanels = 3;
 // bf16, pairs read in turn: twelve registers of sums, two of weights, one of x.
 constexpr bool kPairsInTurn = true;
+constexpr int kGemvPanelsBf16 = 4;  // eight sums, one panel's pairs at a time
 constexpr int kTileRowsBf16 = 6, kFewRowsBf16 = 3, kFewPanelsBf16 = 2;
 // The same of w4: one row by three panels keeps six chains of multiply-adds going (with two it
 // waits for them), two rows by two panels eight.

@@ -104,6 +104,7 @@ constexpr int kTileRows = 12, kTilePanels = 2, kFewRows = 6, kFewPanels = 4, kGe
 constexpr int kGemvPanelsW4 = 4, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanels;
 
 constexpr bool kPairsInTurn = false;
+constexpr int kGemvPanelsBf16 = kGemvPanels;
 constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
 // Attention: rows at a time, and the sums that keep multiply-adds busy.
 constexpr int kAttentionRows = 4, kAttentionSums = 8;

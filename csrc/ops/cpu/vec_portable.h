@@ -129,6 +129,7 @@ constexpr int kTileRows = 2, kTilePanels = 1, kFewRows = 1, kFewPanels = 2, kGem
 constexpr int kGemvPanelsW4 = 2, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanels;
 
 constexpr bool kPairsInTurn = false;
+constexpr int kGemvPanelsBf16 = kGemvPanels;
 constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
 // Attention: rows at a time, and the sums that keep multiply-adds busy.
 constexpr int kAttentionRows = 4, kAttentionSums = 2;
