@@ -43,6 +43,7 @@ class SpeedMeter {
   struct Mean {
     double seconds = 0, tokens = 0;
     void add(double time, double count) {
+      if (count <= 0) return;              // else the sums would fade to nothing
       constexpr double kKept = 15.0 / 16;  // follows a change within a few dozen steps
       seconds = kKept * seconds + time;
       tokens = kKept * tokens + count;

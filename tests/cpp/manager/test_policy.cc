@@ -103,6 +103,10 @@ TEST_CASE("d and v follow the passes that came back") {
   ahead.proposed.resize(5), ahead.first_seconds = 8;
   meter.add(ahead);
   CHECK(meter.speeds().draft == doctest::Approx(0.1 / 0.5));
+  Pass foreseen(Role::target, decode, 1, 8);  // nothing but that pass, again and again
+  foreseen.proposed.resize(5), foreseen.first_seconds = 8;
+  for (int i = 0; i < 20000; ++i) meter.add(foreseen);
+  CHECK(meter.speeds().draft == doctest::Approx(0.1 / 0.5));
   Pass late(Role::draft, decode, 1, 100);
   late.feed.resize(40);  // catches up first
   meter.add(late);
