@@ -80,7 +80,7 @@ class EngineConfig:
     specreason: SpecReason = "greedy"
     specreason_threshold: int = 7  # digit at which specreason accepts
     max_step_tokens: int = 256
-    proposals: int = 16  # tokens the target may read ahead of its own choice; never changes a token
+    proposals: int = 16  # tokens the target may read ahead of its own choice; 0 = none
     # Resources
     dtype: DType = "bf16"  # of weights and KV cache; f16 on CUDA devices alone
     device: str = "cpu"  # of the target: "cpu", "cuda" or "cuda:1"
