@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dream_r.config import CHOICES
 from dream_r import Engine, EngineConfig, Request
 from dream_r.pocket.problems import problem
 from dream_r.report import COLUMNS, NOTE, Arm, factors, rows, threads_of
@@ -156,7 +157,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first problem")
     parser.add_argument("--target", default="pocket")
     parser.add_argument("--draft", default="pocket-draft")
-    parser.add_argument("--dtype", default="bf16", choices=("bf16", "f32"))
+    parser.add_argument("--dtype", default="auto", choices=CHOICES["dtype"])
     parser.add_argument("--thinking-budget", type=int, default=512)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")

@@ -17,16 +17,19 @@ const Case kCases[] = {
 };
 
 // w4: text layers in INT4, all else as in bf16.
-constexpr WeightFormat kFormats[] = {WeightFormat::bf16, WeightFormat::w4, WeightFormat::f32};
+constexpr WeightFormat kFormats[] = {WeightFormat::bf16, WeightFormat::i16, WeightFormat::w4,
+                                     WeightFormat::f32};
 
 bool can_quantise(const TextConfig& t) {
   return t.hidden % kGroup == 0 && t.heads * t.head_dim % kGroup == 0 && t.ffn % kGroup == 0;
 }
 
 void run(Report& report, Stream& s, NamedModel shape, WeightFormat format) {
-  const char* names[] = {" f32", " bf16", " w4"};
+  const char* names[] = {" f32", " bf16", " w4", " f16", " i16"};
   const std::string title = shape.name + std::string(names[static_cast<int>(format)]);
-  const DType dtype = format == WeightFormat::f32 ? DType::f32 : DType::bf16;
+  const DType dtype = format == WeightFormat::f32   ? DType::f32
+                      : format == WeightFormat::i16 ? DType::i16
+                                                    : DType::bf16;
   if (format == WeightFormat::w4) {
     if (!can_quantise(shape.config.text)) return;
     shape.config = quantised(shape.config);
@@ -43,7 +46,7 @@ void run(Report& report, Stream& s, NamedModel shape, WeightFormat format) {
   const TextConfig& t = shape.config.text;
   report.calibrate(title);
   for (const auto& [name, c] : cases) {
-    Setup setup(*model, dtype, c);
+    Setup setup(*model, model->kv_shape().dtype, c);
     Row r{.name = name, .time = measure(report.repeats(), [&] { setup.forward(s); })};
     r.bytes = static_cast<double>(model->weight_bytes()) + setup.kv_bytes(c);
     r.bytes -= unread_bytes(t, format);

@@ -27,11 +27,12 @@ const Matrix kMatrices[] = {
     {"2B gate_up", 12288, 2048, true},
 };
 
-constexpr WeightFormat kFormats[] = {WeightFormat::bf16, WeightFormat::w4, WeightFormat::f32};
+constexpr WeightFormat kFormats[] = {WeightFormat::bf16, WeightFormat::i16, WeightFormat::w4,
+                                     WeightFormat::f32};
 constexpr std::int64_t kGroup = 128;  // of k that share a scale in w4, as checkpoints have it
 
 std::string case_name(const Matrix& m, WeightFormat format, int rows) {
-  const char* names[] = {" f32", " bf16", " w4"};
+  const char* names[] = {" f32", " bf16", " w4", " f16", " i16"};
   return m.name + std::string(names[static_cast<int>(format)]) + " M=" + std::to_string(rows);
 }
 

@@ -30,6 +30,7 @@ inline double layer_weights(const TextConfig& t) {
 inline double unread_bytes(const TextConfig& t, WeightFormat format) {
   const double bytes = format == WeightFormat::f32    ? 4
                        : format == WeightFormat::bf16 ? 2
+                       : format == WeightFormat::i16  ? 2 * 33.0 / 32
                                                       : 0.5 + 4.0 / kGroup;
   const double unread = t.moe.experts - t.moe.per_token;
   const double entry = format == WeightFormat::f32 ? 4 : 2;

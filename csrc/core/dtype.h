@@ -5,7 +5,7 @@
 
 namespace dream_r {
 
-enum class DType : std::uint8_t { f32, bf16, f16, i32, i64, u8 };
+enum class DType : std::uint8_t { f32, bf16, f16, i16, i32, i64, u8 };
 
 constexpr std::size_t size_of(DType t) {
   switch (t) {
@@ -14,6 +14,7 @@ constexpr std::size_t size_of(DType t) {
       return 4;
     case DType::bf16:
     case DType::f16:
+    case DType::i16:
       return 2;
     case DType::i64:
       return 8;

@@ -15,6 +15,8 @@ const char* name_of(DType t) {
       return "bf16";
     case DType::f16:
       return "f16";
+    case DType::i16:
+      return "i16";
     case DType::i32:
       return "i32";
     case DType::i64:

@@ -69,8 +69,12 @@ class CheckpointSource final : public WeightSource {
 WeightFormat format_of(const LoadOptions& options) {
   if (options.dtype == DType::f32) return WeightFormat::f32;
   if (options.dtype == DType::bf16) return WeightFormat::bf16;
-  DR_CHECK(options.dtype == DType::f16)
-      << "weights in " << name_of(options.dtype) << " are not supported, f32, bf16 or f16 wanted";
+  if (options.dtype == DType::i16) {
+    DR_CHECK(!options.device.on_cuda()) << "dtype i16 is for the CPU: use bf16 or f16 on a GPU";
+    return WeightFormat::i16;
+  }
+  DR_CHECK(options.dtype == DType::f16) << "weights in " << name_of(options.dtype)
+                                        << " are not supported, f32, bf16, f16 or i16 wanted";
   DR_CHECK(options.device.on_cuda()) << "dtype f16 is for CUDA devices: use bf16 or f32 on the CPU";
   return WeightFormat::f16;
 }

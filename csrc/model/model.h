@@ -47,7 +47,8 @@ class Model {
 };
 
 struct LoadOptions {
-  DType dtype = DType::bf16;  // of linear weights and KV: bf16, f32 or, on CUDA, f16
+  // Of linear weights and KV: bf16, f32, on CUDA f16, on the CPU i16 (then KV is bf16).
+  DType dtype = DType::bf16;
   int threads = 1;            // for packing at load
   Device device{};            // of the weights
 };

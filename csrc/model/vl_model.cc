@@ -107,8 +107,8 @@ Device VlModel::device() const { return text_.embedding.packed.device(); }
 KvShape VlModel::kv_shape() const {
   const auto& t = config_.text;
   const LinearWeight& w = text_.embedding;
-  const bool w4 = w.format == WeightFormat::w4;
-  return {t.layers, t.kv_heads, t.head_dim, w4 ? DType::bf16 : w.packed.dtype()};
+  const DType dtype = w.packed.dtype();
+  return {t.layers, t.kv_heads, t.head_dim, dtype == DType::i32 ? DType::bf16 : dtype};
 }
 
 }  // namespace dream_r

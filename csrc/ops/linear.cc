@@ -17,7 +17,7 @@ void pack_rows(Stream& s, const cpu::LinearKernel& kernel, const float* x, std::
                cpu::LinearArgs& a) {
   thread_local std::vector<std::uint64_t> scratch;
   const std::int64_t padded = (k + kernel.x_multiple - 1) / kernel.x_multiple * kernel.x_multiple;
-  const std::int64_t heads = kernel.x_head ? k / a.group * kernel.x_head : 0;
+  const std::int64_t heads = kernel.x_head ? padded / a.group * kernel.x_head : 0;
   a.x_stride = (padded + heads) * kernel.x_bytes;
   const auto need = static_cast<std::size_t>(a.rows * a.x_stride + 7) / 8;
   if (scratch.size() < need) scratch.resize(need);
@@ -33,6 +33,7 @@ const cpu::LinearKernel& kernel_of(WeightFormat format) {
   const cpu::Kernels& all = cpu::kernels();
   return format == WeightFormat::f32    ? all.linear_f32
          : format == WeightFormat::bf16 ? all.linear_bf16
+         : format == WeightFormat::i16  ? all.linear_i16
                                         : all.linear_w4;
 }
 

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "ops/checks.h"
+#include "ops/cpu/kernels.h"
 #include "ops/cuda/linear.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
@@ -24,6 +26,7 @@ DType packed_dtype(WeightFormat format) {
     case WeightFormat::f16:
       return DType::f16;
     case WeightFormat::w4:
+    case WeightFormat::i16:
       return DType::i32;
   }
   return DType::i32;
@@ -32,6 +35,8 @@ DType packed_dtype(WeightFormat format) {
 Shape packed_shape(const LinearWeight& w) {
   if (w.format == WeightFormat::f32) return {panels_of(w.n), w.k, kPanel};
   if (w.format == WeightFormat::w4) return {panels_of(w.n), w.k / 8 + w.k / w.group, kPanel};
+  if (w.format == WeightFormat::i16)
+    return {panels_of(w.n), (w.k + w.group - 1) / w.group * (w.group / 2 + 1), kPanel};
   return {panels_of(w.n), (w.k + 1) / 2, kPanel, 2};
 }
 
@@ -54,9 +59,35 @@ void pack_row_as(const Tensor& source, std::int64_t row, LinearWeight& w, std::i
     panel[place(w.format, lane, i)] = T(float_at(source, at + i));
 }
 
+std::vector<float> floats_of(const Tensor& source, std::int64_t row, std::int64_t k) {
+  std::vector<float> x(static_cast<std::size_t>(k));
+  const auto widen = [&](const auto* from) {
+    for (std::int64_t i = 0; i < k; ++i)
+      x[static_cast<std::size_t>(i)] = static_cast<float>(from[row * k + i]);
+  };
+  if (source.dtype() == DType::f32)
+    widen(source.data<float>());
+  else if (source.dtype() == DType::bf16)
+    widen(source.data<bf16>());
+  else
+    widen(source.data<f16>());
+  return x;
+}
+
+// A row of W becomes whole numbers as a row of x does; its lines stand 16 words apart.
+void pack_row_i16(const Tensor& source, std::int64_t row, LinearWeight& w, std::int64_t to) {
+  const std::vector<float> x = floats_of(source, row, w.k);
+  std::vector<std::uint32_t> lines(static_cast<std::size_t>(w.steps()));
+  const std::int64_t padded = (w.k + w.group - 1) / w.group * w.group;
+  cpu::kernels().linear_i16.pack(x.data(), {w.k, padded, w.group}, lines.data());
+  auto* line = w.packed.data<std::uint32_t>() + to / kPanel * w.steps() * kPanel + to % kPanel;
+  for (const std::uint32_t words : lines) *line = words, line += kPanel;
+}
+
 void pack_row(const Tensor& source, std::int64_t row, LinearWeight& w, std::int64_t to) {
   if (w.format == WeightFormat::f32) return pack_row_as<float>(source, row, w, to);
   if (w.format == WeightFormat::f16) return pack_row_as<f16>(source, row, w, to);
+  if (w.format == WeightFormat::i16) return pack_row_i16(source, row, w, to);
   pack_row_as<bf16>(source, row, w, to);
 }
 
@@ -79,7 +110,7 @@ LinearWeight empty_linear(WeightFormat format, std::int64_t n, std::int64_t k, s
                           Arena* memory) {
   LinearWeight w;
   w.format = format;
-  w.n = n, w.k = k, w.group = group;
+  w.n = n, w.k = k, w.group = format == WeightFormat::i16 ? cpu::i16_group(k) : group;
   const Shape shape = packed_shape(w);
   const DType dtype = packed_dtype(format);
   w.packed = memory ? memory->take(shape, dtype) : Tensor::empty(shape, dtype);

@@ -7,8 +7,12 @@
 //         of k one line of 16 heads (the f32 bits of s, their low four replaced by z: s has at most
 //         20 significant bits), then group/8 lines of 16 words, nibble j (bits 4j..4j+3) of a word
 //         being element j of its row's next eight. Made by quant/w4.h.
-// n and k are padded with zeros to the multiples named (n to 16, k to 2); `n`, `k` are the true
-// sizes.
+//   i16   packed i32 [n/16][k/g * (g/2 + 1)][16], g = 64 where that divides k, else 32: for every g
+//         of k g/2 lines of 16 words, two neighbours along k as whole numbers of at most 13.5 (g =
+//         32: 14) bits, then a line of 16 f32 scales; W = number * scale. The CPU alone multiplies
+//         it.
+// n and k are padded with zeros to the multiples named (n to 16, k to 2, i16: k to 32); `n`, `k`
+// are the true sizes.
 #include <cstdint>
 #include <span>
 
@@ -18,7 +22,7 @@
 
 namespace dream_r {
 
-enum class WeightFormat : std::uint8_t { f32, bf16, w4, f16 };
+enum class WeightFormat : std::uint8_t { f32, bf16, w4, f16, i16 };
 // A word is two neighbours along k.
 constexpr bool in_pairs(WeightFormat f) {
   return f == WeightFormat::bf16 || f == WeightFormat::f16;
@@ -28,7 +32,8 @@ struct LinearWeight {
   WeightFormat format = WeightFormat::f32;
   std::int64_t n = 0;
   std::int64_t k = 0;
-  std::int64_t group = 0;  // w4: elements of k that share s and z: 32, 64 or 128, dividing k
+  // Elements of k that share a scale. w4: 32, 64 or 128, dividing k; i16: 64 or 32; else 0.
+  std::int64_t group = 0;
   Tensor packed;
   Tensor bias;                     // f32 [n] or undefined
   std::int64_t selected_from = 0;  // rows of the matrix that select_rows read: sums keep its order
@@ -48,8 +53,8 @@ void zero_padding(LinearWeight& w);
 
 // Rows of several matrices [n_i, k] stacked (QKV, gate+up), converted to `format` and packed.
 // Sources are f32, bf16 or f16, row-major, on the CPU as the result is. Conversion rounds to
-// nearest even, to f16 within its finite range (core/dtype.h); a source that has the format keeps
-// its bits.
+// nearest even, to f16 within its finite range (core/dtype.h), to i16 by the largest of each group
+// (what is no finite number makes them NaN); a source that has the format keeps its bits.
 LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, WeightFormat format);
 
 // The rows `ids` of `w` as a small weight of their own: the same products in the same order, so

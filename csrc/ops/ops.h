@@ -219,4 +219,7 @@ namespace dream_r {
 const char* cpu_isa();
 // Those that this machine runs, best last.
 std::vector<std::string> cpu_isas();
+// In which `device` multiplies weights fastest: bf16, or i16 on CPUs without products of bf16 whose
+// whole-number ones do more a cycle.
+DType fastest_dtype(Device device);
 }  // namespace dream_r

@@ -23,6 +23,16 @@ void unpack_row_w4(const LinearWeight& w, std::int64_t id, float* out) {
   }
 }
 
+void unpack_row_i16(const LinearWeight& w, std::int64_t id, float* out) {
+  const auto* line = w.packed.data<std::uint32_t>() + id / 16 * w.steps() * 16 + id % 16;
+  for (std::int64_t i = 0; i < w.k; i += w.group, line += 16) {
+    const float scale = std::bit_cast<float>(line[w.group / 2 * 16]);
+    for (std::int64_t j = i; j < i + w.group; j += 2, line += 16)
+      for (const std::int64_t at : {j, j + 1})
+        if (at < w.k) out[at] = scale * static_cast<std::int16_t>(*line >> 16 * (at - j));
+  }
+}
+
 // Row `id` of a packed matrix, widened to f32.
 void unpack_row(const LinearWeight& w, std::int64_t id, float* out) {
   const std::int64_t panel = id / 16, lane = id % 16;
@@ -32,6 +42,7 @@ void unpack_row(const LinearWeight& w, std::int64_t id, float* out) {
     return;
   }
   if (w.format == WeightFormat::w4) return unpack_row_w4(w, id, out);
+  if (w.format == WeightFormat::i16) return unpack_row_i16(w, id, out);
   const auto* p = w.packed.data<std::uint16_t>() + panel * ((w.k + 1) / 2) * 32 + lane * 2;
   for (std::int64_t i = 0; i < w.k; ++i)
     out[i] = std::bit_cast<float>(static_cast<std::uint32_t>(p[i / 2 * 32 + i % 2]) << 16);

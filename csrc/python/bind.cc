@@ -31,6 +31,9 @@ PYBIND11_MODULE(_core, m) {
   });
   m.def("cpu_isa", &dream_r::cpu_isa, "Kernels that the CPU dispatch picked");
   m.def("cpu_isas", &dream_r::cpu_isas, "Kernels that this machine runs, best last");
+  m.def("fastest_dtype", [](const std::string& device) {
+    return dream_r::name_of(dream_r::fastest_dtype(dream_r::parse_device(device)));
+  });
   m.def("build_info", [] {
     py::dict d;
     d["version"] = DREAM_R_VERSION;

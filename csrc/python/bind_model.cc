@@ -36,9 +36,9 @@ Tensor from_numpy(const Floats& a) {
 }
 
 DType dtype_of(const std::string& name) {
-  for (const DType t : {DType::f32, DType::bf16, DType::f16})
+  for (const DType t : {DType::f32, DType::bf16, DType::f16, DType::i16})
     if (name == name_of(t)) return t;
-  DR_FAIL(input) << "dtype \"" << name << "\", f32, bf16 or f16 wanted";
+  DR_FAIL(input) << "dtype \"" << name << "\", f32, bf16, f16 or i16 wanted";
 }
 
 // One row of a batch as Python gives it; see BatchRow.

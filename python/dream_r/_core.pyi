@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 def cpu_isa() -> str: ...
 def cpu_isas() -> list[str]: ...
+def fastest_dtype(device: str) -> str:
+    """Of weights on "cpu" or "cuda:1": "bf16" or "i16"."""
+
 def build_info() -> dict[str, Any]: ...
 def require_device(name: str) -> None:
     """ValueError or RuntimeError of one line where "cpu", "cuda" or "cuda:1" cannot be used."""

@@ -95,7 +95,9 @@ def build(config: EngineConfig) -> Built:
     from dream_r import _core
 
     def load(folder: Path, device: str) -> Any:
-        return _core.load_model(str(folder), config.dtype, threads, device)
+        dtype = _core.fastest_dtype(device) if config.dtype == "auto" else config.dtype
+        log.info("%s: weights in %s on %s", folder.name, dtype, device)
+        return _core.load_model(str(folder), dtype, threads, device)
 
     threads = config.target_threads or machine.cores()
     draft_device = config.draft_device or config.device

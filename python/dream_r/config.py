@@ -22,7 +22,7 @@ Method = Literal["ar", "specreason", "fpsr"]
 Race = Literal["first", "verdict"]
 Mode = Literal["auto", "hedged", "sequential", "off"]
 Verify = Literal["fused", "separate"]
-DType = Literal["bf16", "f16", "f32"]
+DType = Literal["auto", "bf16", "f16", "i16", "f32"]
 SpecReason = Literal["greedy", "average"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -82,7 +82,9 @@ class EngineConfig:
     max_step_tokens: int = 256
     proposals: int = 16  # tokens the target may read ahead of its own choice; 0 = none
     # Resources
-    dtype: DType = "bf16"  # of weights and KV cache; f16 on CUDA devices alone
+    # Of weights and KV cache. auto: bf16, but i16 on CPUs that multiply it faster; f16: CUDA devices
+    # alone; i16: the CPU alone, weights and their inputs as 14-bit numbers, KV in bf16.
+    dtype: DType = "auto"
     device: str = "cpu"  # of the target: "cpu", "cuda" or "cuda:1"
     draft_device: str = ""  # "" = the target's
     cuda_graphs: bool = True  # decode on a CUDA device by graphs
@@ -117,8 +119,8 @@ class EngineConfig:
         _device("device", self.device)
         if self.draft_device:
             _device("draft_device", self.draft_device)
-        if self.dtype == "f16":
-            self._check_f16()
+        if self.dtype in ("f16", "i16"):
+            self._check_place()
         for name in ("target_threads", "draft_threads"):
             _whole(name, getattr(self, name), 0, 1024)
         for name in ("target_kv_tokens", "draft_kv_tokens"):
@@ -126,14 +128,18 @@ class EngineConfig:
         if self.method != "ar" and self.draft is None:
             raise ValueError(f"method {self.method} needs a draft: name one, or use method ar")
 
-    def _check_f16(self) -> None:
+    def _check_place(self) -> None:
         devices = {"device": self.device}
         if self.method != "ar":
             devices["draft_device"] = self.draft_device or self.device
         for name, device in devices.items():
-            if device == "cpu":
+            if self.dtype == "f16" and device == "cpu":
                 raise ValueError(
                     f"dtype f16 is for CUDA devices: use bf16 or f32 on the CPU ({name} is cpu)"
+                )
+            if self.dtype == "i16" and device != "cpu":
+                raise ValueError(
+                    f"dtype i16 is for the CPU: use bf16 or f16 on a GPU ({name} is {device})"
                 )
 
 

@@ -81,7 +81,7 @@ class Engine:
         specreason_threshold: int = 7,
         max_step_tokens: int = 256,
         proposals: int = 16,
-        dtype: DType = "bf16",
+        dtype: DType = "auto",
         device: str = "cpu",
         draft_device: str = "",
         cuda_graphs: bool = True,

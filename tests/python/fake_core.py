@@ -26,6 +26,10 @@ def load_model(folder, dtype, threads, device):
     return Model(folder)
 
 
+def fastest_dtype(device):
+    return "bf16"
+
+
 def require_device(name):
     if name != "cpu":
         raise RuntimeError(f"{name}: there is none")

@@ -74,6 +74,12 @@ IsaScope::~IsaScope() { override_table = before_; }
 namespace dream_r {
 const char* cpu_isa() { return cpu::kernels().name; }
 
+DType fastest_dtype(Device device) {
+  const cpu::Kernels& k = cpu::kernels();
+  const bool i16 = k.linear_i16.madds_per_ns > k.linear_bf16.madds_per_ns;
+  return i16 && !device.on_cuda() ? DType::i16 : DType::bf16;
+}
+
 std::vector<std::string> cpu_isas() {
   std::vector<std::string> names;
   for (const auto* table : cpu::isa_tables()) names.emplace_back(table->name);

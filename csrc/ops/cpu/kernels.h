@@ -9,9 +9,15 @@
 
 namespace dream_r::cpu {
 
+// i16: how many of k share a scale (fewer sums meet one in the larger group), and the largest
+// number: a group's products of two sum to less than 2^31.
+constexpr int kI16Small = 32, kI16Large = 64;
+constexpr int i16_group(std::int64_t k) { return k % kI16Large ? kI16Small : kI16Large; }
+constexpr float i16_most(std::int64_t group) { return group == kI16Large ? 5792 : 8191; }
+
 // Panels [panel_begin, panel_end) of out[rows, n] = x W^T + bias. `steps` of 64 bytes in a panel: k
-// for f32, ceil(k / 2) pairs for bf16, lines for w4. x: rows as the kernel's LinearKernel says,
-// `x_stride` bytes apart.
+// for f32, ceil(k / 2) pairs for bf16, lines for w4 and i16. x: rows as the kernel's LinearKernel
+// says, `x_stride` bytes apart.
 struct LinearArgs {
   const void* x;
   std::int64_t x_stride;
@@ -21,7 +27,7 @@ struct LinearArgs {
   float* out;
   std::int64_t n;
   std::int64_t steps;
-  std::int64_t group;  // w4: elements of k that share a scale
+  std::int64_t group;  // w4, i16: elements of k that share a scale
   std::int64_t panel_begin, panel_end;
 };
 
@@ -114,7 +120,7 @@ struct Kernels {
   void (*add)(float* a, const float* b, std::int64_t n);
   // out = sum over j < 4 of weight[j] * rows[j], of h elements.
   void (*mix4)(const float* const* rows, const float* weight, std::int64_t h, float* out);
-  LinearKernel linear_f32, linear_bf16, linear_w4;
+  LinearKernel linear_f32, linear_bf16, linear_w4, linear_i16;
   void (*qk_norm_rope)(const RopeArgs&);
   void (*attention_f32)(const AttentionUnit&);
   void (*attention_bf16)(const AttentionUnit&);

@@ -8,6 +8,7 @@ namespace {
 #include "ops/cpu/attention.inl"
 #include "ops/cpu/linear.inl"
 #include "ops/cpu/linear_blocks.inl"
+#include "ops/cpu/linear_i16.inl"
 #include "ops/cpu/linear_w4.inl"
 #include "ops/cpu/reduce.inl"
 #include "ops/cpu/rows.inl"
@@ -28,6 +29,8 @@ const Kernels DR_TABLE = {
     .linear_f32 = {linear<F32Format>, nullptr, 1, 4, 0, kTileRows, kMaddsPerNs},
     .linear_bf16 = {linear<Bf16Format>, bf16_values, 2, 4, 0, kTileRowsBf16, kMaddsPerNs},
     .linear_w4 = {linear<W4Format>, w4_values, 1, 4, kW4Head, kTileRows, kMaddsPerNs},
+    .linear_i16 = {linear<I16Format>, i16_values, kI16Small, 2, 2, kTileRowsI16,
+                   kI16Rate* kMaddsPerNs},
     .qk_norm_rope = qk_norm_rope,
     .attention_f32 = attention<float>,
     .attention_bf16 = attention<std::uint16_t>,

@@ -147,6 +147,33 @@ struct Words {
 DR_INLINE Words load_words(const std::uint32_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)};
 }
+// The four bytes at p, 16 times.
+DR_INLINE Words all_words(const char* p) {
+  const __m256i w = _mm256_castps_si256(_mm256_broadcast_ss((const float*)p));
+  return {w, w};
+}
+DR_INLINE Words no_words() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+// sum += a b over the two signed halves of each word; a is one word in all lanes. In assembly for
+// the order of its four instructions: left to itself the compiler makes all products first and
+// keeps sums in memory, for want of registers.
+DR_INLINE void add_products(Words& sum, Words a, Words b) {
+  __m256i product;
+  asm volatile(
+      "vpmaddwd %4, %3, %2\n\tvpaddd %2, %0, %0\n\t"
+      "vpmaddwd %5, %3, %2\n\tvpaddd %2, %1, %1"
+      : "+x"(sum.lo), "+x"(sum.hi), "=&x"(product)
+      : "x"(a.lo), "x"(b.lo), "x"(b.hi));
+}
+DR_INLINE Words pin(Words w) {
+  asm("" : "+x"(w.lo), "+x"(w.hi));
+  return w;
+}
+DR_INLINE V to_floats(Words w) { return {_mm256_cvtepi32_ps(w.lo), _mm256_cvtepi32_ps(w.hi)}; }
+// 16 numbers of at most 15 bits, to the nearest even.
+DR_INLINE void store_i16(std::int16_t* p, V a) {
+  const __m256i both = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(both, 0xd8));
+}
 template <int J>
 DR_INLINE __m256 placed_half(__m256i w) {
   const __m256i one =
@@ -175,6 +202,11 @@ constexpr int kTileRowsBf16 = 6, kFewRowsBf16 = 3, kFewPanelsBf16 = 2;
 // waits for them), two rows by two panels eight.
 constexpr int kGemvPanelsW4 = 3, kFewRowsW4 = 2, kFewPanelsW4 = 2;
 
+// i16: twelve sums, two of weights, one of x, one of products.
+constexpr int kTileRowsI16 = 6, kFewRowsI16 = 1, kFewPanelsI16 = 2, kGemvPanelsI16 = 5;
+// Products a cycle, FMA's being 1: an instruction makes 16 where FMA makes 8, and a second adds
+// them.
+constexpr double kI16Rate = 1.3;
 // Attention: rows at a time, and the sums that keep multiply-adds busy.
 constexpr int kAttentionRows = 6, kAttentionSums = 4;
 

@@ -85,6 +85,28 @@ struct Words {
   __m512i v;
 };
 DR_INLINE Words load_words(const std::uint32_t* p) { return {_mm512_loadu_si512(p)}; }
+// The four bytes at p, 16 times.
+DR_INLINE Words all_words(const char* p) {
+  std::int32_t w;
+  __builtin_memcpy(&w, p, 4);
+  return {_mm512_set1_epi32(w)};
+}
+DR_INLINE Words no_words() { return {_mm512_setzero_si512()}; }
+// sum += a b over the two signed halves of each word, computed here and not later: with all
+// products first there were no registers left.
+DR_INLINE void add_products(Words& sum, Words a, Words b) {
+  sum.v = _mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, b.v));
+  asm volatile("" : "+v"(sum.v)::"memory");
+}
+DR_INLINE Words pin(Words w) {
+  asm("" : "+v"(w.v));
+  return w;
+}
+DR_INLINE V to_floats(Words w) { return {_mm512_cvtepi32_ps(w.v)}; }
+// 16 numbers of at most 15 bits, to the nearest even.
+DR_INLINE void store_i16(std::int16_t* p, V a) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a.v)));
+}
 // Nibble J of each word, 0 to 15, times 2^(4 J); nibble 7, which would meet the sign, as it is.
 template <int J>
 DR_INLINE V placed_nibble(Words w) {
@@ -106,6 +128,9 @@ constexpr int kGemvPanelsW4 = 4, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanel
 constexpr bool kPairsInTurn = false;
 constexpr int kGemvPanelsBf16 = kGemvPanels;
 constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
+constexpr int kTileRowsI16 = kTileRows, kFewRowsI16 = kFewRows, kFewPanelsI16 = kFewPanels;
+constexpr int kGemvPanelsI16 = kGemvPanels;
+constexpr double kI16Rate = 1;
 // Attention: rows at a time, and the sums that keep multiply-adds busy.
 constexpr int kAttentionRows = 4, kAttentionSums = 8;
 

@@ -116,6 +116,27 @@ DR_INLINE Words load_words(const std::uint32_t* p) {
   __builtin_memcpy(&w.v, p, 64);
   return w;
 }
+// The four bytes at p, 16 times.
+DR_INLINE Words all_words(const char* p) {
+  std::uint32_t w;
+  __builtin_memcpy(&w, p, 4);
+  return {w - U16{}};
+}
+DR_INLINE Words no_words() { return {U16{}}; }
+// sum += a b over the two signed halves of each word.
+DR_INLINE void add_products(Words& sum, Words a, Words b) {
+  const I16 a0 = (I16)(a.v << 16) >> 16, b0 = (I16)(b.v << 16) >> 16;
+  const I16 a1 = (I16)a.v >> 16, b1 = (I16)b.v >> 16;
+  sum.v += (U16)(a0 * b0) + (U16)(a1 * b1);
+}
+DR_INLINE Words pin(Words w) { return w; }
+DR_INLINE V to_floats(Words w) { return {__builtin_convertvector((I16)w.v, F16)}; }
+// 16 numbers of at most 15 bits, to the nearest even; NaN becomes any.
+DR_INLINE void store_i16(std::int16_t* p, V a) {
+  const V r = round(a);
+  for (int i = 0; i < 16; ++i)
+    p[i] = static_cast<std::int16_t>(r.v[i] >= -32768 && r.v[i] <= 32767 ? r.v[i] : 0);
+}
 // Nibble J of each word, 0 to 15, times 2^(4 J); nibble 7, which would meet the sign, as it is.
 template <int J>
 DR_INLINE V placed_nibble(Words w) {
@@ -131,6 +152,9 @@ constexpr int kGemvPanelsW4 = 2, kFewRowsW4 = kFewRows, kFewPanelsW4 = kFewPanel
 constexpr bool kPairsInTurn = false;
 constexpr int kGemvPanelsBf16 = kGemvPanels;
 constexpr int kTileRowsBf16 = kTileRows, kFewRowsBf16 = kFewRows, kFewPanelsBf16 = kFewPanels;
+constexpr int kTileRowsI16 = kTileRows, kFewRowsI16 = kFewRows, kFewPanelsI16 = kFewPanels;
+constexpr int kGemvPanelsI16 = kGemvPanels;
+constexpr double kI16Rate = 1;
 // Attention: rows at a time, and the sums that keep multiply-adds busy.
 constexpr int kAttentionRows = 4, kAttentionSums = 2;
 

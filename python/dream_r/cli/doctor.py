@@ -42,6 +42,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "runtime": {
             "kernels": _core.cpu_isa(),
             "kernels that run here": _core.cpu_isas(),
+            "dtype auto on the CPU": _core.fastest_dtype("cpu"),
             **_core.build_info(),
         },
         "cuda": _cuda(),
