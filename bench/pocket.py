@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dream_r.config import CHOICES
 from dream_r import Engine, EngineConfig, Request
+from dream_r.config import CHOICES
 from dream_r.pocket.problems import problem
 from dream_r.report import COLUMNS, NOTE, Arm, factors, rows, threads_of
 

@@ -9,28 +9,42 @@
 // A panel is, for each group, lines of 16 words (two neighbours along k of each output row) and a
 // line of 16 scales; a row of x mirrors it with as many words and its scale.
 
-// `from` (count elements of a group; the rest is zero) in whole numbers, then their scale. What is
-// no finite number makes the scale NaN, and so every result of the row.
-static void i16_numbers(const float* from, int count, int group, std::int16_t* to) {
-  V most = set1(0.0f), strange = set1(0.0f), v[kI16Large / 16];
-  for (int i = 0; i < group / 16; ++i) {
-    const int n = count - 16 * i;
-    v[i] = n <= 0 ? set1(0.0f) : load_some(from + 16 * i, n < 16 ? n : 16);
-    most = max(most, max(v[i], set1(0.0f) - v[i]));
-    strange = strange + (v[i] - v[i]);
+// The largest size in `count` elements; infinity or NaN where there is one.
+DR_INLINE float i16_largest(const float* x, int count) {
+  V most = set1(0.0f);
+  for (; count > 0; x += 16, count -= 16)
+    most = larger(most, load_some(x, count < 16 ? count : 16));
+  return largest(most);
+}
+
+// Up to 16 groups of x, `count` elements, in whole numbers, each group with its scale behind it. A
+// scale is NaN where the group has what is no finite number, and so every result of the row; a
+// group of nothing but zeros and what is nearly zero becomes zeros.
+static void i16_groups(const float* x, int count, int group, std::int16_t* to) {
+  const V limit = set1(i16_most(group)), tiny = set1(1e-30f);
+  float most[16] = {}, up[16], scale[16];
+  for (int g = 0; g * group < count; ++g) {
+    const int left = count - g * group;
+    most[g] = i16_largest(x + g * group, left < group ? left : group);
   }
-  const float largest = hmax(most), no_number = sum(strange), limit = i16_most(group);
-  const V inverse = set1(largest > 0 && no_number == 0 ? limit / largest : 0.0f);
-  for (int i = 0; i < group / 16; ++i) store_i16(to + 16 * i, v[i] * inverse);
-  const float scale = largest / limit + no_number;
-  __builtin_memcpy(to + group, &scale, sizeof(float));
+  const V m = load(most);
+  store(up, if_less(m, tiny, set1(0.0f), limit / m));
+  store(scale, m / limit + (m - m));
+  for (int g = 0; g * group < count; ++g, to += 2) {
+    for (int end = (g + 1) * group, i = g * group; i < end; i += 16, to += 16) {
+      const int left = count - i;
+      const V v = left < 16 ? load(x + i, left < 0 ? 0 : left) : load(x + i);
+      store_i16(to, v * set1(up[g]));
+    }
+    __builtin_memcpy(to, scale + g, sizeof(float));
+  }
 }
 
 static void i16_values(const float* x, const RowShape& row, void* out) {
   auto* to = static_cast<std::int16_t*>(out);
-  const int group = static_cast<int>(row.group);
-  for (std::int64_t i = 0; i < row.padded; i += group, to += group + 2)
-    i16_numbers(x + i, static_cast<int>(row.k - i < group ? row.k - i : group), group, to);
+  const int group = static_cast<int>(row.group), most = 16 * group;
+  for (std::int64_t i = 0; i < row.k; i += most, to += 16 * (group + 2))
+    i16_groups(x + i, static_cast<int>(row.k - i < most ? row.k - i : most), group, to);
 }
 
 struct I16Format {

@@ -85,6 +85,19 @@ DR_INLINE float hmax(V a) {
   t = _mm_max_ps(t, _mm_movehl_ps(t, t));
   return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
 }
+// The larger of `most` (>= 0) and |a| by their bits: infinity and NaN stay.
+DR_INLINE __m256 larger_half(__m256 most, __m256 a) {
+  const __m256i size = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffffff));
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(most), size));
+}
+DR_INLINE V larger(V most, V a) { return {larger_half(most.lo, a.lo), larger_half(most.hi, a.hi)}; }
+// The largest lane of a (>= 0) by its bits.
+DR_INLINE float largest(V a) {
+  const __m256i s = _mm256_max_epi32(_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi));
+  __m128i t = _mm_max_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+  t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1))));
+}
 DR_INLINE __m256d halves_f64(__m256 a) {
   return _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a)),
                        _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));

@@ -43,6 +43,16 @@ DR_INLINE V scale2(V a, V n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 DR_INLINE float sum(V a) { return _mm512_reduce_add_ps(a.v); }
 DR_INLINE float first(V a) { return _mm512_cvtss_f32(a.v); }
 DR_INLINE float hmax(V a) { return _mm512_reduce_max_ps(a.v); }
+// The larger of `most` (>= 0) and |a| by their bits: infinity and NaN stay.
+DR_INLINE V larger(V most, V a) {
+  const __m512i size = _mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7fffffff));
+  return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(most.v), size))};
+}
+// The largest lane of a (>= 0) by its bits.
+DR_INLINE float largest(V a) {
+  const int bits = _mm512_reduce_max_epi32(_mm512_castps_si512(a.v));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(bits)));
+}
 DR_INLINE double sum_f64(V a) {
   const __m512d lo = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v));
   const __m512d hi = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1));

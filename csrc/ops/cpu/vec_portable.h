@@ -73,6 +73,17 @@ DR_INLINE float hmax(V a) {
   for (int i = 1; i < 16; ++i) t[0] = t[i] > t[0] ? t[i] : t[0];
   return t[0];
 }
+// The larger of `most` (>= 0) and |a| by their bits: infinity and NaN stay.
+DR_INLINE V larger(V most, V a) {
+  const I16 m = (I16)most.v, size = (I16)a.v & 0x7fffffff;
+  return {(F16)(m > size ? m : size)};
+}
+// The largest lane of a (>= 0) by its bits.
+DR_INLINE float largest(V a) {
+  I16 t = (I16)a.v;
+  for (int i = 1; i < 16; ++i) t[0] = t[i] > t[0] ? t[i] : t[0];
+  return ((F16)t)[0];
+}
 DR_INLINE double sum_f64(V a) {
   double s = 0;
   for (int i = 0; i < 16; ++i) s += (double)a.v[i];

@@ -58,8 +58,8 @@ TEST_CASE("i16 linear equals the scalar sum in its order bit for bit") {
     Random r;
     std::vector<int> counts = {64, 100};
     for (int rows = 1; rows <= 30; ++rows) counts.push_back(rows);
-    for (const int k : {1, 31, 32, 64, 96, 200, 256})
-      for (const int n : {1, 16, 75, 144}) {
+    for (const int k : {1, 31, 32, 64, 96, 200, 256, 600, 1088})
+      for (const int n : {1, 16, 75}) {
         const Tensor m = r.tensor({n, k}), x = r.tensor({100, k});
         LinearWeight w = pack(m);
         if (n % 2) w.bias = r.tensor({n});
@@ -137,6 +137,17 @@ TEST_CASE("what is no finite number stays in its row, and zeros are zeros") {
           CHECK(std::isnan(out.f32()[t * 20 + j]) == (t == 4 || j == 11));
           if (t == 6 && j != 11) CHECK(out.f32()[t * 20 + j] == 0);
         }
+    }
+  });
+}
+
+TEST_CASE("what is nearly zero does not overflow") {
+  each_isa([](Stream& s) {
+    for (const float tiny : {1e-45f, 1e-40f, 1e-37f, 1e-30f}) {
+      const Tensor m = filled({16, 64}, 1.0f), x = filled({7, 64}, tiny);
+      Tensor out = filled({7, 16}, NAN);
+      ops::linear(s, x, pack(m), out);
+      for (int i = 0; i < 7 * 16; ++i) CHECK(std::abs(out.f32()[i] - 64 * tiny) < 1e-29f);
     }
   });
 }
