@@ -28,8 +28,9 @@ void Session::done(Work& work) {
   in_flight_.erase(it);
   if (work.copy) host_.pool(work.role).release(work.copy->src);
   auto& sampled = work.role == Role::draft ? metrics_.draft_tokens : metrics_.target_tokens;
-  const bool text = work.kind == WorkKind::translate;  // samples nothing
-  const auto written = text ? 0 : static_cast<std::int64_t>(work.tokens.size());
+  const bool text = work.kind == WorkKind::translate;                  // samples nothing
+  const auto given = work.role == Role::draft ? work.head.size() : 0;  // the target chose it
+  const auto written = text ? 0 : static_cast<std::int64_t>(work.tokens.size() - given);
   sampled += written;
   clock_ = work.finish;
   if (work.forwards > 0)
@@ -49,6 +50,7 @@ void Session::done(Work& work) {
     case WorkKind::translate:
       return on_translated(work);
     case WorkKind::decode:
+      if (work.role == Role::draft && work.rewrites) return on_guess(work, held);
       if (work.role == Role::draft)
         return work.answer ? on_draft_answer(work) : on_draft(work, held);
       return work.answer ? on_answer(work, held) : on_own(work, held);
@@ -106,6 +108,19 @@ void Session::on_draft_answer(Work& work) {
   draft_answer_work_.reset();
   draft_answer_ = std::move(work.tokens);
   if (work.end == StepEnd::eos) draft_answer_.pop_back();  // nothing is read after it
+}
+
+void Session::on_guess(Work& work, InFlight& held) {
+  guess_work_.reset();
+  Candidate c;
+  c.index = work.step;
+  c.tokens = std::move(work.tokens);
+  c.own = work.head;
+  c.end = work.end;
+  c.draft_kv = take_written(held);
+  c.state = Candidate::State::guessed;
+  end_drafted_ = c.end != StepEnd::boundary;
+  window_.push_back(std::move(c));
 }
 
 void Session::on_verify(Work& work, InFlight& held) {
@@ -227,19 +242,37 @@ void Session::accept_head() {
 void Session::reject_head() {
   ++metrics_.rejected;
   correcting_ = true;
-  // Where the target is not writing its step yet, it goes on from what it agrees with.
-  if (!own_work_ && !own_ended_ && !window_.front().own.empty()) {
-    begun_ = std::move(window_.front().own);
-    begun_kv_ = std::move(window_.front().target_kv);
-    const auto& step = window_.front().tokens;
-    rest_.assign(step.begin() + static_cast<std::ptrdiff_t>(begun_.size()), step.end());
-  }
+  Candidate head = std::move(window_.front());
   drop_speculation();
+  // Where the target is not writing its step yet, it goes on from what it agrees with.
+  if (own_work_ || own_ended_ || head.own.empty()) return;
+  if (!draft_tokens_) {  // the draft has read all of it but the last token
+    const auto beyond = static_cast<std::int32_t>(head.tokens.size() - head.own.size());
+    guess_kv_ = std::move(head.draft_kv);
+    guess_kv_.truncate(guess_kv_.length() - beyond);
+  }
+  begun_ = std::move(head.own);
+  begun_kv_ = std::move(head.target_kv);
+}
+
+// The target has written its own step. Whether the draft foresaw it: then it has read it, and what
+// it drafted after it stays.
+bool Session::guess_was_right() {
+  if (!correcting_ || window_.empty()) return false;
+  Candidate guess = std::move(window_.front());
+  window_.pop_front();
+  const auto kept =
+      std::mismatch(guess.tokens.begin(), guess.tokens.end(), last_own_.begin(), last_own_.end());
+  metrics_.wasted_draft_tokens += guess.tokens.end() - kept.first;
+  if (kept.first != guess.tokens.end() || kept.second != last_own_.end()) return false;
+  if (own_end_ != guess.end || own_end_ != StepEnd::boundary) return false;
+  draft_.kv = std::move(guess.draft_kv);
+  return true;
 }
 
 void Session::commit_own() {
   const bool judged = correcting_;
-  if (!judged) drop_speculation();
+  if (!guess_was_right()) drop_speculation();
   correcting_ = false;
   own_ended_ = false;
   ++metrics_.target_steps;
@@ -336,12 +369,17 @@ void Session::drop_speculation() {
 void Session::cut_window(std::size_t steps) {
   cancel_work(draft_work_);
   cancel_work(draft_answer_work_);
+  cancel_work(guess_work_);
+  guess_kv_ = KvSequence();
   metrics_.wasted_draft_tokens += static_cast<std::int64_t>(draft_answer_.size());
   draft_answer_.clear();
   draft_answered_ = false;
-  for (; window_.size() > steps; window_.pop_back())
+  for (; window_.size() > steps; window_.pop_back()) {
+    const Candidate& last = window_.back();
+    const auto given = last.state == Candidate::State::guessed ? last.own.size() : 0;
     metrics_.wasted_draft_tokens +=
-        static_cast<std::int64_t>(tokens_of(window_.back(), Role::draft).size());
+        static_cast<std::int64_t>(tokens_of(last, Role::draft).size() - given);
+  }
 }
 
 void Session::cancel_work(std::optional<std::uint64_t>& id) {
@@ -377,13 +415,13 @@ void Session::finish(FinishReason reason, const std::string& error) {
   }
   draft_work_.reset(), verify_work_.reset(), own_work_.reset();
   target_prefill_.reset(), draft_prefill_.reset();
-  translation_.reset(), draft_answer_work_.reset();
+  translation_.reset(), draft_answer_work_.reset(), guess_work_.reset();
   untranslated_.clear();
   cut_window(0);
   if (own_ended_) metrics_.wasted_target_tokens += static_cast<std::int64_t>(last_own_.size());
   own_ended_ = false;
   own_kv_ = KvSequence();
-  begun_.clear(), rest_.clear(), begun_kv_ = KvSequence();
+  begun_.clear(), begun_kv_ = KvSequence();
   target_.kv = KvSequence();
   draft_.kv = KvSequence();
   metrics_.window = window_limit_;

@@ -73,7 +73,9 @@ class Session {
     StepEnd end = StepEnd::boundary;
     KvSequence draft_kv;   // the draft's cache at its end (the last token not yet read)
     KvSequence target_kv;  // the target's cache at its end, once judged
-    enum class State : std::uint8_t { translating, waiting, judging, judged };
+    // guessed: in the place of a rejected step, as the draft goes on from what the target has begun
+    // of it (`own`); the first of the window while the target writes that step, and never judged.
+    enum class State : std::uint8_t { translating, waiting, judging, judged, guessed };
     State state = State::waiting;
     bool skipped = false;  // judged without a pass
     float rho = std::numeric_limits<float>::quiet_NaN();
@@ -101,6 +103,7 @@ class Session {
   void on_prefill(Work& work, InFlight& held);
   void on_draft(Work& work, InFlight& held);
   void on_draft_answer(Work& work);
+  void on_guess(Work& work, InFlight& held);
   void on_verify(Work& work, InFlight& held);
   void on_own(Work& work, InFlight& held);
   void on_answer(Work& work, InFlight& held);
@@ -111,6 +114,7 @@ class Session {
   void accept_head();
   void reject_head();
   void commit_own();
+  bool guess_was_right();
   void commit(CommittedStep step, bool judged, std::vector<std::int32_t> draft_tokens = {});
   void end_reasoning(bool forced);
   void commit_forced_end();
@@ -122,6 +126,7 @@ class Session {
   void start_draft();
   void start_answer();
   void start_draft_answer();
+  void start_guess();
   void propose(Work& work, std::span<const std::int32_t> tokens) const;
   void start_translate();
   bool can_draft();
@@ -186,8 +191,9 @@ class Session {
   StepEnd own_end_ = StepEnd::boundary;
   bool own_ended_ = false;
   // What the verdict's pass found of the target's own step (Judgement::own), until that is started.
-  std::vector<std::int32_t> begun_, rest_;  // rest_: of the rejected step, after as many tokens
+  std::vector<std::int32_t> begun_;
   KvSequence begun_kv_;
+  KvSequence guess_kv_;  // the draft's cache there, until it goes on from it
   KvSequence own_kv_;
   // How the draft would begin the answer; it has nothing else to do while its last step is judged.
   std::vector<std::int32_t> draft_answer_;
@@ -196,7 +202,7 @@ class Session {
   double clock_ = 0;  // when the last work came back, for steps that no work wrote
   // The current ones.
   std::optional<std::uint64_t> target_prefill_, draft_prefill_, draft_work_, verify_work_,
-      own_work_, translation_, draft_answer_work_;
+      own_work_, translation_, draft_answer_work_, guess_work_;
   std::vector<std::pair<std::uint64_t, InFlight>> in_flight_;
   RequestMetrics metrics_;
 };

@@ -23,15 +23,17 @@ void Session::start_all() {
     return;
   }
   start_translate();
+  start_guess();
   const Mode mode = decision(steps_).mode;
   const bool alone = correcting_ || mode != Mode::sequential;
-  if (alone && !own_work_ && !own_ended_ && !start_own()) return;
+  if (alone && !guess_work_ && !own_work_ && !own_ended_ && !start_own()) return;
   if (!verify_work_) start_verify();
   if (can_draft()) start_draft();
   start_draft_answer();
   // Sequential, and nothing speculative is under way for step k: the target writes it.
   const bool draft_reads = window_limit_ > 0 && (!draft_.ready || behind());
-  if (!own_work_ && !own_ended_ && window_.empty() && !draft_work_ && !draft_reads) start_own();
+  const bool drafting = draft_work_ || guess_work_;
+  if (!own_work_ && !own_ended_ && window_.empty() && !drafting && !draft_reads) start_own();
 }
 
 void Session::start_prefill(Role role) {
@@ -65,10 +67,10 @@ bool Session::start_own() {
   KvSequence kv = begun ? std::exchange(begun_kv_, {}) : target_.kv.fork();
   work->head = std::exchange(begun_, {});
   work->first_token = static_cast<std::int32_t>(work->head.size());
-  auto rest = std::exchange(rest_, {});
   if (!begun) feed_target(*work, kv);
   work->limit = std::min(options_.max_step_tokens, budget_left());
-  if (begun) propose(*work, rest);
+  if (begun && !window_.empty())  // a guess
+    propose(*work, std::span(window_.front().tokens).subspan(work->head.size()));
   const auto room = static_cast<std::int32_t>(work->feed.size()) + work->limit;
   if (!reserve(Role::target, kv, room, /*essential=*/true, work.get())) return false;
   fill_context(*work);
@@ -129,7 +131,8 @@ void Session::start_verify() {
 }
 
 bool Session::can_draft() {
-  if (correcting_ || end_drafted_ || draft_work_ || !draft_.ready || behind()) return false;
+  if (correcting_ && window_.empty()) return false;  // what step is next is not even guessed
+  if (end_drafted_ || draft_work_ || !draft_.ready || behind()) return false;
   const auto most = decision(steps_).one_a_pass ? std::min(2, window_limit_) : window_limit_;
   if (static_cast<std::int32_t>(window_.size()) >= most) return false;
   if (speculative_tokens() >= budget_left() || draft_room() <= 0) return false;
@@ -176,6 +179,27 @@ void Session::start_draft_answer() {
   fill_context(*work);
   draft_answered_ = true;
   draft_answer_work_ = work->id;
+  launch(work, std::move(kv));
+}
+
+// A rejected step: the draft goes on from what the target has begun in its place, for the target to
+// read in one pass what it would write token by token. While that pass runs, the draft is already
+// at the step after. Memory is not asked twice for it.
+void Session::start_guess() {
+  if (guess_kv_.length() == 0) return;
+  KvSequence kv = std::exchange(guess_kv_, {});
+  const auto ahead = options_.script ? 0 : options_.proposals;
+  if (ahead == 0 || window_limit_ == 0 || options_.method != Method::fpsr) return;
+  auto work = make_work(Role::draft, WorkKind::decode, steps_);
+  work->rewrites = true;
+  work->head = begun_;
+  work->first_token = static_cast<std::int32_t>(begun_.size());
+  work->limit = std::min({options_.max_step_tokens, budget_left(), work->first_token + ahead});
+  const auto plan = kv.reserve(work->limit);
+  if (!plan) return;
+  prepare(*work, kv, *plan);
+  fill_context(*work);
+  guess_work_ = work->id;
   launch(work, std::move(kv));
 }
 

@@ -17,7 +17,8 @@ class SpeedMeter {
     if (!work.error.empty() || (work.forwards == 0 && !work.rewrites)) return;
     // One that first catches up with what others wrote says little of writing.
     if (work.kind == WorkKind::decode && work.feed.size() > kFew) return;
-    if (work.kind == WorkKind::decode && work.role == Role::draft)
+    const bool drafts = work.kind == WorkKind::decode && work.role == Role::draft;
+    if (drafts)
       draft_.add(work.seconds, work.forwards);
     else if (work.kind == WorkKind::decode && work.proposed.empty())
       own_.add(work.seconds, work.forwards);
@@ -27,7 +28,9 @@ class SpeedMeter {
       judged_.add(work.seconds, tokens(work));
     else
       return;
-    if (work.rewrites && !work.cancelled)
+    if (drafts && work.rewrites)
+      rewritten_.seconds += work.seconds;  // the target waits for it
+    else if (work.rewrites && !work.cancelled)
       rewritten_.add(work.seconds, static_cast<double>(work.tokens.size()));
     if (own_.tokens <= 0) return;
     if (rewritten_.tokens > 0) speeds_.rewrite = std::min(1.0, rewritten_.each() / own_.each());

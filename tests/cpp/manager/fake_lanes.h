@@ -65,6 +65,7 @@ struct Language {
   std::uint64_t seed = 0;
   double accept = 0.7;     // chance that a verdict is above any alpha < 1
   double boundary = 0.25;  // of a token: that it ends the step
+  double alike = 0;        // that the draft chooses as the target does
   double think_end = 0.02, eos = 0.01, blank = 0.02, repeat = 0.02, nan = 0.02;
 
   std::uint64_t read(std::uint64_t h, const Tokens& tokens) const {
@@ -72,7 +73,8 @@ struct Language {
     return h;
   }
   std::int32_t token(Role role, std::uint64_t context) const {
-    const auto h = mix(context, seed * 2 + (role == Role::draft));
+    const bool draft = role == Role::draft && unit(mix(context, seed + 11)) >= alike;
+    const auto h = mix(context, seed * 2 + draft);
     double x = unit(h);
     const auto falls = [&](double p) { return (x -= p) < 0; };
     if (falls(think_end)) return kThinkEnd;

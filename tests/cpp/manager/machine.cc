@@ -8,9 +8,12 @@ std::string describe(const Work& w) {
   static const char* const kKinds[] = {"prefill", "decode", "verify", "translate"};
   std::ostringstream s;
   s << w.id << ": request " << w.request << ' ' << (w.role == Role::draft ? "draft " : "target ")
-    << kKinds[static_cast<int>(w.kind)] << (w.answer ? " answer" : "") << " step " << w.step
-    << " cached " << w.cached << " feed " << w.feed.size() << " head " << w.head.size() << " limit "
-    << w.limit;
+    << kKinds[static_cast<int>(w.kind)]
+    << (w.answer     ? " answer"
+        : w.rewrites ? " again"
+                     : "")
+    << " step " << w.step << " cached " << w.cached << " feed " << w.feed.size() << " head "
+    << w.head.size() << " limit " << w.limit;
   return s.str();
 }
 
@@ -21,6 +24,16 @@ const char* may_start(const Reference& r, const Work& w) {
   for (const auto& [_, other] : r.live)
     if (other->role == w.role && other->kind == w.kind) return "it runs already";
   if (w.kind == WorkKind::translate && !r.other) return "one tokenizer";
+  if (w.rewrites && w.role == Role::draft) {  // it goes on from what the target has begun
+    if (!r.correcting || !r.window.empty() || r.own_ended || w.step != r.k || w.head.empty())
+      return "a guess of no step";
+    if (r.options.method != Method::fpsr || r.other || r.window_limit == 0) return "no guess";
+    return r.options.proposals > 0 && w.limit >= size(w.head) && w.limit <= r.left() &&
+                   w.limit <=
+                       std::min(r.options.max_step_tokens, size(w.head) + r.options.proposals)
+               ? nullptr
+               : "limit of the guess";
+  }
   if (w.kind == WorkKind::prefill)
     return r.phase == Reference::Phase::done ? "request is done" : nullptr;
   if (w.answer && w.role == Role::draft) {  // while the verdict on its last step is out
@@ -65,12 +78,18 @@ const char* may_start(const Reference& r, const Work& w) {
   const bool drafts = !r.behind.empty() || r.room() > 0;
   if (w.role == Role::target && in_turn && !shed && !r.correcting && drafts)
     return "an own step without a rejection";
+  for (const auto& [_, other] : r.live)
+    if (other->rewrites && other->role == Role::draft && w.role == Role::target)
+      return "before what the draft guesses is known";
   if (w.role == Role::target)
     return w.step == r.k && !r.own_ended && w.limit <= r.left() ? nullptr : "own step";
-  if (r.correcting || w.step != r.k + static_cast<int>(r.window.size())) return "draft: wrong step";
+  if (r.correcting && r.window.empty()) return "draft: after a step that nobody knows";
+  if (w.step != r.k + static_cast<int>(r.window.size())) return "draft: wrong step";
   if (static_cast<int>(r.window.size()) >= r.window_limit) return "draft: window is full";
   if (!r.window.empty() && (r.window.back().judged || r.window.back().end == StepEnd::think_end))
     return "draft: after the end";
+  if (!r.window.empty() && r.window.back().guess && r.window.back().end != StepEnd::boundary)
+    return "draft: after half a guess";
   if (!r.behind.empty()) return "draft: before it can read the trace";
   return w.limit <= r.room() ? nullptr : "draft: beyond the budget, or its positions";
 }
@@ -143,6 +162,14 @@ void Machine::complete(std::size_t index) {
   apply(actions);
 }
 
+// What a model makes of `prefix`: nothing of its prompt, so that two models may choose alike.
+std::uint64_t Machine::context_of(const Work& w, const Tokens& prefix) const {
+  const auto prompt = std::min(prefix.size(), w.spec->prompt(w.role).ids.size());
+  return scenario_.language.read(
+      mix(w.spec->seed, 1),
+      Tokens(prefix.begin() + static_cast<std::ptrdiff_t>(prompt), prefix.end()));
+}
+
 // What the lane does with a work, in one go.
 void Machine::run(Job& job) {
   Work& w = *job.work;
@@ -159,8 +186,7 @@ void Machine::run(Job& job) {
   const Language& lm = scenario_.language;
   const auto given =
       w.kind == WorkKind::decode && !job.prefix.empty() ? std::max(0, size(w.head) - 1) : 0;
-  std::uint64_t context =
-      lm.read(mix(w.spec->seed, 1), Tokens(job.prefix.begin(), job.prefix.end() - given));
+  std::uint64_t context = context_of(w, Tokens(job.prefix.begin(), job.prefix.end() - given));
   Tokens text = w.feed;
   if (w.kind == WorkKind::decode) {
     store(w).put(w, w.proposed, w.cached + size(w.feed) + !w.head.empty());
@@ -292,7 +318,7 @@ void Machine::check_inputs(const Job& job, const Client& c) const {
   if (w.kind != WorkKind::decode) return;
   const Tokens before(job.prefix.begin(), job.prefix.end() - std::max(0, size(w.head) - 1));
   const Language& lm = scenario_.language;
-  const std::uint64_t context = lm.read(mix(w.spec->seed, 1), before);
+  const std::uint64_t context = context_of(w, before);
   DR_STATE(w.head.empty() != w.feed.empty()) << "work " << describe(w) << " has nothing to read";
   // Acceptance costs the target no pass of its own: the verdict's pass chose the next token.
   const bool chosen = w.role == Role::target && c.ref.answer.empty() &&
@@ -311,6 +337,11 @@ void Machine::check_inputs(const Job& job, const Client& c) const {
            (w.role == Role::target && size(w.proposed) <= c.ref.options.proposals &&
             size(w.head) + size(w.proposed) < w.limit && (w.answer || c.ref.correcting)))
       << size(w.proposed) << " tokens proposed";
+  const auto guess = c.ref.window.empty() ? Tokens() : c.ref.window[0].tokens;  // or shed since
+  DR_STATE(w.answer || w.proposed.empty() || guess.empty() ||
+           (c.ref.window[0].guess &&
+            std::equal(w.proposed.begin(), w.proposed.end(), guess.begin() + size(w.head))))
+      << "proposes what the draft did not guess";
   const bool forced = !c.ref.trace.empty() && c.ref.trace.back().author == Author::forced;
   DR_STATE(w.no_eos_first == (w.answer && forced && c.ref.answer.empty())) << "no_eos_first";
 }

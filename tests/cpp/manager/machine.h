@@ -72,6 +72,7 @@ class Machine {
   void observe_shedding(const Actions& actions);
   void take(const Output& out);
   void begin(const WorkPtr& work);
+  std::uint64_t context_of(const Work& w, const Tokens& prefix) const;
   void check_inputs(const Job& job, const Client& c) const;
   void run(Job& job);
   void run_translation(const Job& job, bool stale);

@@ -18,6 +18,7 @@ struct Reference {
     Tokens tokens, read;  // the target's (none before its translation), the draft's
     StepEnd end = StepEnd::boundary;
     bool judging = false, judged = false, accept = false;
+    bool guess = false;  // of the step that the target writes in place of a rejected one
     float rho = NAN;
   };
   std::shared_ptr<const RequestSpec> spec;
@@ -74,6 +75,8 @@ struct Reference {
       }
     } else if (w.kind == decode && w.role == Role::target) {
       own = w.tokens, own_end = w.end, own_ended = true;
+    } else if (w.kind == decode && w.rewrites) {
+      window.push_back({.tokens = w.tokens, .read = w.tokens, .end = w.end, .guess = true});
     } else if (w.kind == decode) {
       Candidate c{other ? Tokens() : w.tokens, w.tokens, w.end};
       const auto most = other ? options.max_step_tokens : std::min(options.max_step_tokens, room());
@@ -100,7 +103,10 @@ struct Reference {
         window.pop_front(), drop(Role::target, decode);
         commit({k, Author::draft, c.tokens, c.end, c.rho}, true, c.read);
       } else {
-        drop_speculation();
+        // A right guess is the target's step, and what follows it was drafted after that.
+        const bool right = !verdict && !window.empty() && window[0].guess &&
+                           window[0].tokens == own && window[0].end == StepEnd::boundary;
+        right ? window.pop_front() : drop_speculation();
         if (!verdict) commit({k, Author::target, own, own_end}, correcting, {});
         correcting = verdict;
       }

@@ -53,6 +53,7 @@ Scenario random_scenario(std::uint64_t seed) {
   s.language.seed = r.next();
   s.language.accept = r.pick({0.2, 0.6, 0.9, 0.9});
   s.language.boundary = r.pick({0.05, 0.25, 0.5});
+  s.language.alike = r.pick({0.0, 0.5, 0.9});
   const auto text = r.next();
   for (int n = 1 + r.below(4); n > 0; --n) s.specs.push_back(random_spec(r, text));
   std::int32_t most = 0;
