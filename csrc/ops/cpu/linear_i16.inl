@@ -9,42 +9,36 @@
 // A panel is, for each group, lines of 16 words (two neighbours along k of each output row) and a
 // line of 16 scales; a row of x mirrors it with as many words and its scale.
 
-// The largest size in `count` elements; infinity or NaN where there is one.
-DR_INLINE float i16_largest(const float* x, int count) {
-  V most = set1(0.0f);
-  for (; count > 0; x += 16, count -= 16)
-    most = larger(most, load_some(x, count < 16 ? count : 16));
-  return largest(most);
+// A group of x, `count` elements of it (the rest is zero), in whole numbers, and its scale behind
+// them: NaN where there is what is no finite number, and so is every result of the row. A group of
+// nothing but zeros and what is nearly zero becomes zeros.
+template <int G>
+DR_INLINE void i16_numbers(const float* x, int count, std::int16_t* to) {
+  constexpr float kMost = i16_most(G), kTiny = 1e-30f;
+  V v[G / 16], most = set1(0.0f);
+#pragma GCC unroll 4
+  for (int i = 0; i < G / 16; ++i) {
+    const int n = count - 16 * i;
+    v[i] = n >= 16 ? load(x + 16 * i) : load(x + 16 * i, n < 0 ? 0 : n);
+    most = larger(most, v[i]);
+  }
+  const float m = largest(most);
+  const V up = set1(m < kTiny ? 0.0f : kMost / m);
+#pragma GCC unroll 4
+  for (int i = 0; i < G / 16; ++i) store_i16(to + 16 * i, v[i] * up);
+  const float scale = m * (1 / kMost) + (m - m);
+  __builtin_memcpy(to + G, &scale, sizeof(float));
 }
 
-// Up to 16 groups of x, `count` elements, in whole numbers, each group with its scale behind it. A
-// scale is NaN where the group has what is no finite number, and so every result of the row; a
-// group of nothing but zeros and what is nearly zero becomes zeros.
-static void i16_groups(const float* x, int count, int group, std::int16_t* to) {
-  const V limit = set1(i16_most(group)), tiny = set1(1e-30f);
-  float most[16] = {}, up[16], scale[16];
-  for (int g = 0; g * group < count; ++g) {
-    const int left = count - g * group;
-    most[g] = i16_largest(x + g * group, left < group ? left : group);
-  }
-  const V m = load(most);
-  store(up, if_less(m, tiny, set1(0.0f), limit / m));
-  store(scale, m / limit + (m - m));
-  for (int g = 0; g * group < count; ++g, to += 2) {
-    for (int end = (g + 1) * group, i = g * group; i < end; i += 16, to += 16) {
-      const int left = count - i;
-      const V v = left < 16 ? load(x + i, left < 0 ? 0 : left) : load(x + i);
-      store_i16(to, v * set1(up[g]));
-    }
-    __builtin_memcpy(to, scale + g, sizeof(float));
-  }
+template <int G>
+DR_INLINE void i16_row(const float* x, std::int64_t k, std::int16_t* to) {
+  for (; k >= G; x += G, k -= G, to += G + 2) i16_numbers<G>(x, G, to);
+  if (k > 0) i16_numbers<G>(x, static_cast<int>(k), to);
 }
 
 static void i16_values(const float* x, const RowShape& row, void* out) {
   auto* to = static_cast<std::int16_t*>(out);
-  const int group = static_cast<int>(row.group), most = 16 * group;
-  for (std::int64_t i = 0; i < row.k; i += most, to += 16 * (group + 2))
-    i16_groups(x + i, static_cast<int>(row.k - i < most ? row.k - i : most), group, to);
+  row.group == kI16Large ? i16_row<kI16Large>(x, row.k, to) : i16_row<kI16Small>(x, row.k, to);
 }
 
 struct I16Format {

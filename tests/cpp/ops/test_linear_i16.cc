@@ -24,7 +24,7 @@ Numbers numbers_of(const float* x, std::int64_t k) {
     float most = 0;
     for (std::int64_t i = g; i < std::min(g + group, k); ++i) most = std::max(most, std::abs(x[i]));
     const float inverse = most > 0 ? limit / most : 0;
-    out.scale.push_back(most / limit);
+    out.scale.push_back(most * (1 / limit));
     for (std::int64_t i = g; i < g + group; ++i)
       out.q.push_back(i < k ? static_cast<int>(std::nearbyint(x[i] * inverse)) : 0);
   }
