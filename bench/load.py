@@ -49,24 +49,25 @@ def memory(field):
     return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
 
-def load_once(folder, threads):
+def load_once(folder, dtype, threads):
     """In a process of its own: seconds, bytes of weights, peak bytes beyond the interpreter's."""
     from dream_r import _core
 
     before = memory("VmRSS")
     start = time.perf_counter()
-    model = _core.load_model(folder, "bf16", threads)
+    model = _core.load_model(folder, dtype, threads)
     seconds = time.perf_counter() - start
     print(json.dumps([seconds, model.weight_bytes, memory("VmHWM") - before]))
 
 
-def measure(folder, threads, rounds):
+def measure(folder, dtype, threads, rounds):
     size = 0
     for file in folder.glob("*.safetensors"):
         size += len(file.read_bytes())  # into the page cache
     runs = []
     for _ in range(rounds):
-        command = [sys.executable, __file__, "--threads", str(threads), "--once", str(folder)]
+        command = [sys.executable, __file__, "--once", str(folder)]
+        command += ["--dtype", dtype, "--threads", str(threads)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         runs.append(json.loads(done.stdout))
     rates = [size / seconds / 1e9 for seconds, _, _ in runs]
@@ -80,19 +81,20 @@ def main():
     )
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--format", choices=["bf16", "fp16"], default="bf16", help="in the files")
+    parser.add_argument("--dtype", choices=["bf16", "i16", "f32"], default="bf16", help="in memory")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--once", help=argparse.SUPPRESS)  # a folder: the measured process itself
     args = parser.parse_args()
     if args.once:
-        return load_once(args.once, args.threads)
+        return load_once(args.once, args.dtype, args.threads)
     for name in args.shapes:
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
             write(folder, SHAPES[name], args.format)
-            size, rates, peaks = measure(folder, args.threads, args.rounds)
+            size, rates, peaks = measure(folder, args.dtype, args.threads, args.rounds)
         print(
-            f"{name} {args.format}, {size / 1e9:.2f} GB: load {statistics.median(rates):.2f} GB/s "
+            f"{name} {args.format} as {args.dtype}, {size / 1e9:.2f} GB: load {statistics.median(rates):.2f} GB/s "
             f"[{min(rates):.2f}, {max(rates):.2f}], peak memory {statistics.median(peaks):.2f} of "
             f"the weights [{min(peaks):.2f}, {max(peaks):.2f}]"
         )

@@ -1,7 +1,8 @@
 #pragma once
 // THE list of ops. Every op takes its Stream first, views next and its outputs last; it allocates
 // nothing, and checks shapes and dtypes before it computes (Error naming the op and the shapes).
-// Activations are f32; weights and KV are f32, bf16 or, on CUDA, f16 (an Error on the CPU).
+// Activations are f32; weights and KV are f32, bf16 or, on CUDA, f16 (an Error on the CPU); weights
+// on the CPU also i16.
 // T = tokens (rows) in the batch.
 //
 // An op runs where its Stream is, and all its tensors must lie there; on a CUDA device it returns
@@ -9,7 +10,7 @@
 //
 // Batch invariance (CPU): every output element has ONE reduction order, whatever the number of
 // rows, the thread count or the split of a prompt into chunks. So speculative and plain decoding of
-// a model agree bit for bit, in f32 and in bf16.
+// a model agree bit for bit, in f32, bf16 and i16.
 #include <array>
 #include <cstdint>
 #include <span>
@@ -69,11 +70,13 @@ void add(Stream& s, Tensor a, const Tensor& b);
 // out[t, j] = sum_i x[t, i] * W[j, i] (+ bias[j]). x: f32 [T, k]; out: f32 [T, n].
 // bf16 weights: x is rounded to bf16 first (nearest even) and products accumulate in f32.
 // f16 weights (CUDA): the same in f16; an x beyond 65504 becomes that and not inf.
-// w4 weights: on the CPU x stays f32, products are summed group by group, and each sum meets its s
-// once (cpu/linear_w4.inl): within f32 roundings of the product with (q - z) * s, not its bits. By
-// tiles of AMX (cpu_isa() "amx") x is rounded to bf16 too (cpu/linear_tiles_w4.inl). On CUDA x is
-// rounded to bf16, the weights are not (but by cuBLASLt, which where it is found takes more than
-// 256 rows: there each weight is rounded to bf16).
+// i16 weights (CPU): each group of x is rounded to whole numbers by its largest element, products
+// sum exactly within a group and in f32 over groups (cpu/linear_i16.inl). A row with what is no
+// finite number becomes NaN. w4 weights: on the CPU x stays f32, products are summed group by
+// group, and each sum meets its s once (cpu/linear_w4.inl): within f32 roundings of the product
+// with (q - z) * s, not its bits. By tiles of AMX (cpu_isa() "amx") x is rounded to bf16 too
+// (cpu/linear_tiles_w4.inl). On CUDA x is rounded to bf16, the weights are not (but by cuBLASLt,
+// which where it is found takes more than 256 rows: there each weight is rounded to bf16).
 void linear(Stream& s, const Tensor& x, const LinearWeight& w, Tensor out);
 
 // Made-up weights, the same bits on every device: each panel of w is runs of kFillRun words of

@@ -40,7 +40,8 @@ struct Work {
   RequestId request = 0;
   Role role = Role::target;  // translate: whose tokens `feed` are
   WorkKind kind = WorkKind::decode;
-  bool rewrites = false;         // decode: in place of a step that was rejected
+  // decode: in place of a step that was rejected, the target's own or the draft's guess of it
+  bool rewrites = false;
   bool answer = false;           // decode: the answer, which ends at EOS alone
   std::int32_t step = 0;         // of the first token written or judged: part of the random key
   std::int32_t first_token = 0;  // decode: index in its step of the first token it samples
@@ -49,8 +50,9 @@ struct Work {
   std::int32_t cached = 0;             // tokens of `table` already written
   std::optional<ops::BlockCopy> copy;  // before the first write
   std::vector<std::int32_t> feed;  // tokens to read first, at positions `cached`...; may be empty
-  // The target's own first tokens of the step, chosen by a pass before; the cache has all but the
-  // last. Then `feed` is empty. (verify: of the first step judged, at most one)
+  // The target's own first tokens of the step (a guess of the draft: of the target's step), chosen
+  // by a pass before; the cache has all but the last. Then `feed` is empty. (verify: of the first
+  // step judged, at most one)
   std::vector<std::int32_t> head;
   // decode: what the draft thinks comes after `head`. Read along with it in one pass and kept as
   // far as the target draws the same, so that it changes when tokens are written and never which.
