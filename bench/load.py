@@ -94,7 +94,8 @@ def main():
             write(folder, SHAPES[name], args.format)
             size, rates, peaks = measure(folder, args.dtype, args.threads, args.rounds)
         print(
-            f"{name} {args.format} as {args.dtype}, {size / 1e9:.2f} GB: load {statistics.median(rates):.2f} GB/s "
+            f"{name} {args.format} as {args.dtype}, {size / 1e9:.2f} GB: "
+            f"load {statistics.median(rates):.2f} GB/s "
             f"[{min(rates):.2f}, {max(rates):.2f}], peak memory {statistics.median(peaks):.2f} of "
             f"the weights [{min(peaks):.2f}, {max(peaks):.2f}]"
         )

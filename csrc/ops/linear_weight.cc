@@ -59,35 +59,45 @@ void pack_row_as(const Tensor& source, std::int64_t row, LinearWeight& w, std::i
     panel[place(w.format, lane, i)] = T(float_at(source, at + i));
 }
 
-std::vector<float> floats_of(const Tensor& source, std::int64_t row, std::int64_t k) {
-  std::vector<float> x(static_cast<std::size_t>(k));
+// The row in f32: where it lies, or in `buffer`.
+const float* floats_of(const Tensor& source, std::int64_t row, std::int64_t k,
+                       std::vector<float>& buffer) {
+  if (source.dtype() == DType::f32) return source.data<float>() + row * k;
+  buffer.resize(static_cast<std::size_t>(k));
   const auto widen = [&](const auto* from) {
-    for (std::int64_t i = 0; i < k; ++i)
-      x[static_cast<std::size_t>(i)] = static_cast<float>(from[row * k + i]);
+    std::transform(from, from + k, buffer.begin(), [](auto v) { return static_cast<float>(v); });
   };
-  if (source.dtype() == DType::f32)
-    widen(source.data<float>());
-  else if (source.dtype() == DType::bf16)
-    widen(source.data<bf16>());
+  if (source.dtype() == DType::bf16)
+    widen(source.data<bf16>() + row * k);
   else
-    widen(source.data<f16>());
-  return x;
+    widen(source.data<f16>() + row * k);
+  return buffer.data();
 }
 
-// A row of W becomes whole numbers as a row of x does; its lines stand 16 words apart.
-void pack_row_i16(const Tensor& source, std::int64_t row, LinearWeight& w, std::int64_t to) {
-  const std::vector<float> x = floats_of(source, row, w.k);
-  std::vector<std::uint32_t> lines(static_cast<std::size_t>(w.steps()));
-  const std::int64_t padded = (w.k + w.group - 1) / w.group * w.group;
-  cpu::kernels().linear_i16.pack(x.data(), {w.k, padded, w.group}, lines.data());
-  auto* line = w.packed.data<std::uint32_t>() + to / kPanel * w.steps() * kPanel + to % kPanel;
-  for (const std::uint32_t words : lines) *line = words, line += kPanel;
+// Rows [begin, end) of the source, from row `first` of W on. They become whole numbers as rows of x
+// do; the lines of a panel are then written one after the other.
+void pack_rows_i16(const Tensor& source, std::int64_t begin, std::int64_t end, LinearWeight& w,
+                   std::int64_t first) {
+  const std::int64_t steps = w.steps(), padded = (w.k + w.group - 1) / w.group * w.group;
+  std::vector<float> buffer;
+  std::vector<std::uint32_t> words(static_cast<std::size_t>(kPanel * steps));
+  for (std::int64_t row = begin; row < end;) {
+    const std::int64_t to = first + row, lane = to % kPanel;
+    const std::int64_t count = std::min(end - row, kPanel - lane);
+    for (std::int64_t r = 0; r < count; ++r)
+      cpu::kernels().linear_i16.pack(floats_of(source, row + r, w.k, buffer),
+                                     {w.k, padded, w.group}, words.data() + r * steps);
+    auto* line = w.packed.data<std::uint32_t>() + to / kPanel * steps * kPanel + lane;
+    for (std::int64_t i = 0; i < steps; ++i, line += kPanel)
+      for (std::int64_t r = 0; r < count; ++r)
+        line[r] = words[static_cast<std::size_t>(r * steps + i)];
+    row += count;
+  }
 }
 
 void pack_row(const Tensor& source, std::int64_t row, LinearWeight& w, std::int64_t to) {
   if (w.format == WeightFormat::f32) return pack_row_as<float>(source, row, w, to);
   if (w.format == WeightFormat::f16) return pack_row_as<f16>(source, row, w, to);
-  if (w.format == WeightFormat::i16) return pack_row_i16(source, row, w, to);
   pack_row_as<bf16>(source, row, w, to);
 }
 
@@ -148,9 +158,13 @@ LinearWeight pack_linear(Stream& stream, std::span<const Tensor> sources, Weight
   std::int64_t first = 0;
   for (const auto& t : sources) {
     const std::int64_t grain = ops::grain_for(1.5 * static_cast<double>(w.k));
-    stream.parallel_for(t.dim(0), grain, [&](auto begin, auto end) {
-      for (auto row = begin; row < end; ++row) pack_row(t, row, w, first + row);
-    });
+    stream.parallel_for(
+        t.dim(0), grain,
+        [&](auto begin, auto end) {
+          if (format == WeightFormat::i16) return pack_rows_i16(t, begin, end, w, first);
+          for (auto row = begin; row < end; ++row) pack_row(t, row, w, first + row);
+        },
+        kPanel);
     first += t.dim(0);
   }
   return w;
