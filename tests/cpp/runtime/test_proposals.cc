@@ -60,6 +60,25 @@ TEST_CASE("what is proposed to the target changes no token") {
   CHECK(all.read > 0);
 }
 
+// A draft that is the target foresees every step that the target writes in place of its own, and
+// what it drafts after that stays.
+TEST_CASE("a right guess changes no token") {
+  Pair pair;
+  pair.draft = pair.target;
+  const auto expected = run(pair, options(Method::ar, 0.0, true), 0.0f);
+  auto o = options(Method::fpsr, 1.0, true);
+  o.mode = ModeChoice::sequential;
+  for (const int proposals : {1, 16})
+    for (const bool inline_mode : {true, false}) {
+      o.proposals = proposals, o.inline_mode = inline_mode;
+      const auto got = run(pair, o, 0.0f);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        CHECK(got[i].tokens == expected[i].tokens);
+        CHECK(got[i].metrics.rejected + got[i].metrics.skipped > 0);
+      }
+    }
+}
+
 namespace {
 
 // A lane of its own that writes one piece of an answer after `prompt`.
