@@ -30,7 +30,7 @@ def rewrite(tiny, folder, spell):
 
 
 @pytest.mark.parametrize("spell", [transposed, one_by_one])
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "i16"])
 def test_every_spelling_is_the_same_model(moe, tmp_path, spell, dtype):
     p = moe.prompt("text", text=30)
     run = lambda folder: Runner(_core.model.load(str(folder), dtype), p).prefill()  # noqa: E731

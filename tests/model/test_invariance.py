@@ -8,7 +8,7 @@ from dream_r import _core
 row = _core.model.Row
 
 
-@pytest.fixture(scope="module", params=["f32", "bf16"])
+@pytest.fixture(scope="module", params=["f32", "bf16", "i16"])
 def ours(request, tiny):
     return _core.model.load(str(tiny.folder), request.param)
 

@@ -79,6 +79,7 @@ def test_help_teaches():
     assert done.returncode == 0
     assert "examples:" in done.stdout
     assert "(default: 0.7)" in done.stdout
+    assert "--dtype auto|bf16|f16|i16|f32" in done.stdout
 
 
 def test_import_is_fast_and_light():

@@ -18,7 +18,7 @@ from dream_r.engine import as_request
         ("method", "magic", "method must be one of ar, specreason, fpsr"),
         ("race", "last", "race must be one of first, verdict"),
         ("mode", "", "mode must be one of"),
-        ("dtype", "int4", "dtype must be one of bf16, f16, f32"),
+        ("dtype", "int4", "dtype must be one of auto, bf16, f16, i16, f32"),
         ("specreason_threshold", 10, "at most 9"),
         ("max_requests", 0, "max_requests must be at least 1"),
         ("device", "gpu", 'device must be "cpu", "cuda" or "cuda:<index>", not \'gpu\''),
@@ -45,6 +45,25 @@ def test_f16_needs_a_cuda_device_for_both_models():
     config(device="cuda:0")
     config(device="cuda:0", draft_device="cuda:1")
     config(device="cuda:0", draft_device="cpu", method="ar")
+
+
+def test_i16_needs_the_cpu_for_both_models():
+    def config(**given):
+        return EngineConfig(draft="pocket-draft", dtype="i16", **given)
+
+    with pytest.raises(ValueError) as error:
+        config(device="cuda:1")
+    says = "dtype i16 is for the CPU: use bf16 or f16 on a GPU (device is cuda:1)"
+    assert str(error.value) == says
+    with pytest.raises(ValueError, match=r"\(draft_device is cuda\)$"):
+        config(draft_device="cuda")
+    config()
+    config(draft_device="cuda", method="ar")
+
+
+def test_auto_is_for_every_device():
+    for devices in ({}, {"device": "cuda:0"}, {"device": "cuda:0", "draft_device": "cpu"}):
+        assert EngineConfig(draft="pocket-draft", **devices).dtype == "auto"
 
 
 def test_speculation_needs_a_draft():

@@ -6,6 +6,7 @@ import math
 import random
 
 import dream_r
+import fake_core
 import pytest
 from dream_r import AnswerPiece, Done, Step
 from dream_r.result import Metrics, answer_of, boxed
@@ -30,6 +31,16 @@ def test_generate_gives_a_whole_result(engine, board):
     json.dumps(r.to_dict(), allow_nan=False)
     with pytest.raises(dataclasses.FrozenInstanceError):
         r.answer = "6"
+
+
+def test_the_log_names_the_dtype(fake, checkpoint_folder, monkeypatch, caplog):
+    monkeypatch.setattr(fake_core, "fastest_dtype", lambda device: f"fastest-on-{device}")
+    for dtype, says in (("auto", "fastest-on-cpu"), ("f32", "f32")):
+        caplog.clear()
+        with caplog.at_level("INFO", "dream_r"):
+            dream_r.Engine(checkpoint_folder, checkpoint_folder, dtype=dtype).close()
+        line = f"{checkpoint_folder.name}: weights in {says} on cpu"
+        assert caplog.messages.count(line) == 2
 
 
 def test_the_runtime_gets_the_checkpoint_s_sampling(engine, fake):

@@ -12,6 +12,7 @@ import dream_r
 import numpy as np
 import pytest
 from dream_r import AnswerPiece, Done, Step
+from dream_r.pocket import problems
 from PIL import Image
 from small_checkpoint import write_checkpoint
 from test_cli import ROOT, assert_one_line_and_2, dream_r_command
@@ -74,6 +75,22 @@ def test_a_request_runs_to_its_end(pair, method):
     assert r.text.startswith(r.steps[0].text)
     assert [s.index for s in r.steps] == list(range(len(r.steps)))
     assert all(0 <= s.begin <= s.end <= r.metrics.seconds for s in r.steps)
+
+
+def test_auto_is_the_dtype_that_the_cpu_multiplies_fastest():
+    """Bit for bit: a rho shows every dtype, where the tokens of two may agree."""
+    from dream_r import _core
+
+    p = problems.problem(0, 1, split="held-out")
+
+    def written(dtype):
+        with dream_r.Engine("pocket", "pocket-draft", race="verdict", dtype=dtype) as engine:
+            r = engine.generate(p.question, images=[p.image], temperature=0, **BUDGETS)
+        return [(step.tokens, step.rho) for step in r.steps]
+
+    fastest = _core.fastest_dtype("cpu")
+    dtypes = ("bf16", "i16", "f32")
+    assert {d for d in dtypes if written(d) == written("auto")} == {fastest}
 
 
 def test_nothing_accepted_equals_the_target_alone(pair):
@@ -152,6 +169,7 @@ def test_trace_names_the_lanes(pair):
         (["--target", "nowhere", "hi"], "no such folder"),
         (["--frobnicate", "hi"], "--frobnicate"),
         (["--dtype", "f16", "hi"], "dtype f16 is for CUDA devices: use bf16 or f32 on the CPU"),
+        (["--dtype", "i16", "--device", "cuda", "hi"], "dtype i16 is for the CPU: use bf16 or f16"),
         (["--target-kv-tokens", 10**11, "hi"], "of memory are free"),
         (["--target-kv-tokens", 32, "hi"], ""),
     ],
@@ -165,7 +183,7 @@ def test_f16_is_refused_on_the_cpu_by_the_loader_too(pair):
 
     with pytest.raises(ValueError, match=r"^dtype f16 is for CUDA devices: use bf16 or f32"):
         _core.load_model(str(pair[0]), "f16")
-    with pytest.raises(ValueError, match=r'^dtype "f8", f32, bf16 or f16 wanted$'):
+    with pytest.raises(ValueError, match=r'^dtype "f8", f32, bf16, f16 or i16 wanted$'):
         _core.load_model(str(pair[0]), "f8")
 
 

@@ -24,6 +24,7 @@ from dream_r.pocket import problems
 WINDOWS, RACES = (1, 2, 4, 6), ("first", "verdict")
 MODES, VERIFY = ("auto", "hedged", "sequential", "off"), ("fused", "separate")
 THREADS, BATCH, INLINE = (1, 2), (1, 7), (False, True)
+DTYPES = ("bf16", "f32", "i16")
 BUDGETS = (512, 100, 23)  # tokens of thinking: enough, cut late, cut in the second step
 
 
@@ -156,7 +157,7 @@ def main() -> int:
     parser.add_argument("--cross", type=int, default=50, help="problems of the full cross (50)")
     parser.add_argument("--target", default="pocket")
     parser.add_argument("--draft", default="pocket-draft")
-    parser.add_argument("--dtype", choices=("bf16", "f32"), nargs="*", default=["bf16", "f32"])
+    parser.add_argument("--dtype", choices=DTYPES, nargs="*", default=DTYPES)
     given = parser.parse_args()
     wrong = sum(
         run(given.target, given.draft, given.problems, given.cross, dtype, report=True)

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import equality
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("dtype", equality.DTYPES)
 def test_nothing_accepted_is_the_target_alone(dtype: str) -> None:
     assert equality.run("pocket", "pocket-draft", 48, 0, dtype, per_setting=6) == 0
 

@@ -19,7 +19,11 @@ MODEL: Help = {
     ),
     "draft": (str, "the small model (default: pocket-draft when the target is pocket)"),
     "method": (str, "how to reason; ar is the target alone"),
-    "dtype": (str, "of weights and KV cache; f16 on GPUs alone, i16 on CPUs alone"),
+    "dtype": (
+        str,
+        "of weights and KV cache; auto: bf16, or i16 on CPUs where that is faster; "
+        "f16 on GPUs alone, i16 on CPUs alone",
+    ),
 }
 SPECULATION: Help = {
     "alpha": (float, "accept a drafted step when rho is above this, 0 to 1"),
