@@ -1,7 +1,7 @@
 """bf16 against transformers.
 
 Weights, the inputs of linear layers and the KV cache are bf16 here, all else is f32 (the choice of
-experts too). `rounded` makes transformers round at the same places. What is left is the order of
+experts too). `Rounded` makes transformers round at the same places. What is left is the order of
 f32 sums: it moves a value by about 1e-6 of itself and so, now and then, over a rounding edge, which
 changes that one value by up to u = 2^-8 of itself. So most logits must agree far below u of their
 range; behind an image, a few flips deep in the vision tower may have met: all agree within 2 u.
@@ -11,25 +11,13 @@ passed about 8 a text layer (and 6 a vision layer where there is an image). Take
 passed on at most undamped, they add to u * sqrt(their number) in root mean square.
 """
 
-import copy
-
 import numpy as np
 import pytest
-import torch
 from cases import NAMES, Runner, worst
 from dream_r import _core
-from transformers import DynamicCache
+from rounded import Rounded, bf16
 
 U = 2.0**-8
-
-
-class Bf16Cache(DynamicCache):
-    def update(self, key_states, value_states, *args, **kwargs):
-        return super().update(_bf16(key_states), _bf16(value_states), *args, **kwargs)
-
-
-def _bf16(x):
-    return x.to(torch.bfloat16).to(torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -39,38 +27,14 @@ def ours(tiny):
 
 @pytest.fixture(scope="module")
 def rounded(tiny):
-    """transformers' logits with the roundings of bf16 put in by hand."""
-    model = copy.deepcopy(tiny.reference)
-    routers = [m.weight for n, m in model.named_modules() if n.endswith("mlp.gate")]
-    convolutions = (torch.nn.Conv2d, torch.nn.Conv3d)
-    plain = torch.nn.functional.linear
-
-    def linear(x, weight, bias=None):
-        if any(weight is router for router in routers):
-            return plain(x, weight, bias)
-        return plain(_bf16(x), _bf16(weight), bias)
-
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, convolutions):
-                module.register_forward_pre_hook(lambda _, args: (_bf16(args[0]), *args[1:]))
-                module.weight.copy_(_bf16(module.weight))
-        table = model.model.language_model.embed_tokens.weight
-        table.copy_(_bf16(table))
-
-    def logits(p):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.nn.functional, "linear", linear)
-            return tiny.logits(p, cache=Bf16Cache(), model=model)
-
-    return logits
+    return Rounded(tiny, bf16, bf16, bf16)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_roundings(tiny, ours, rounded, name):
     p = tiny.prompt(name)
     logits = Runner(ours, p).prefill()
-    theirs = rounded(p)
+    theirs = rounded.logits(p)
     assert worst(logits, theirs) < 2 * U
     off = np.abs(logits - theirs) / (theirs.max() - theirs.min())
     assert np.median(off) < U / 8
