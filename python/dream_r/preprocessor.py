@@ -65,5 +65,5 @@ class PixelSettings:
 
         levels = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        table = (levels[:, None] - mean) / std  # normalised value of each byte, per channel
-        return np.stack([table[pixels[..., c], c] for c in range(3)], axis=-3)
+        table = np.ascontiguousarray(((levels[:, None] - mean) / std).T)  # [channel, byte]
+        return np.stack([table[c].take(pixels[..., c]) for c in range(3)], axis=-3)
