@@ -30,6 +30,13 @@ examples:
 An arm is a method, then any fields of EngineConfig; the first arm is the base of every ratio."""
 
 
+def named_dtype(asked: str) -> str:
+    """What `auto` stands for on this machine's CPU."""
+    from dream_r import _core
+
+    return f"auto = {_core.fastest_dtype('cpu')}" if asked == "auto" else asked
+
+
 def arm_config(text: str, models: dict[str, str], dtype: str) -> EngineConfig:
     """The engine of an arm such as "fpsr:mode=hedged,window=1". ValueError for unknown fields."""
     method, _, rest = text.partition(":")
@@ -178,7 +185,7 @@ def main() -> int:
     arms = [arm for arm, _ in engines]
     print(
         f"{options.problems} {options.split} problems of levels {options.levels}, "
-        f"{options.dtype}, one request at a time"
+        f"{named_dtype(options.dtype)}, one request at a time"
     )
     table([COLUMNS, *rows(arms[0], arms[1:])])
     print()
