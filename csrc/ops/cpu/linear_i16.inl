@@ -64,7 +64,11 @@ struct I16Format {
     const std::int64_t panel_size = a.steps * 16;
     const int lines = static_cast<int>(a.group / 2);
     // In memory between two groups: within one the registers are full of whole numbers.
-    float sums[R][P][16] = {};
+    alignas(64) float sums[R][P][16];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) store(sums[r][p], set1(0.0f));
     for (std::int64_t left = a.steps; left > 0; left -= lines + 1) {
       Words d[R][P];
 #pragma GCC unroll 16
