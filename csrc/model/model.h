@@ -49,8 +49,8 @@ class Model {
 struct LoadOptions {
   // Of linear weights and KV: bf16, f32, on CUDA f16, on the CPU i16 (then KV is bf16).
   DType dtype = DType::bf16;
-  int threads = 1;            // for packing at load
-  Device device{};            // of the weights
+  int threads = 1;  // for packing at load
+  Device device{};  // of the weights
 };
 // Reads config.json and the safetensors of `folder`. Error (one line, naming file and tensor) for
 // anything missing, damaged or not understood.
