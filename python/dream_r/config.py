@@ -83,7 +83,7 @@ class EngineConfig:
     proposals: int = 16  # tokens the target may read ahead of its own choice; 0 = none
     # Resources
     # Of weights and KV cache. auto: bf16, but i16 on CPUs that multiply it faster; f16: CUDA
-    # devices alone; i16: the CPU alone, weights and their inputs as 14-bit numbers, KV in bf16.
+    # devices alone; i16: the CPU alone, weights and their inputs as whole numbers, KV in bf16.
     dtype: DType = "auto"
     device: str = "cpu"  # of the target: "cpu", "cuda" or "cuda:1"
     draft_device: str = ""  # "" = the target's

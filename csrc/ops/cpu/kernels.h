@@ -40,12 +40,12 @@ struct RowShape {
 // `pack` rounded to bf16 and padded with zeros to a multiple of `x_multiple` elements of `x_bytes`
 // bytes: 4 for FMA (widened once here and not at every use), 2 for tiles (in the order that the
 // kernel wants). w4 by FMA keeps f32 and puts x_head elements before every group
-// (linear_w4.inl).
+// (linear_w4.inl), i16 makes whole numbers of 2 bytes and puts x_head behind (linear_i16.inl).
 struct LinearKernel {
   void (*run)(const LinearArgs&);
   void (*pack)(const float* x, const RowShape&, void* out);
   int x_multiple, x_bytes;
-  int x_head;           // elements that `pack` puts before every group
+  int x_head;           // elements that `pack` adds to every group
   int tile_rows;        // rows that a register tile takes at most
   double madds_per_ns;  // about, of one core
 };
