@@ -48,51 +48,51 @@ struct I16Format {
   static constexpr int kGemv = kGemvPanelsI16, kFew = kFewRowsI16, kWide = kFewPanelsI16;
   DR_INLINE bool poor(std::int64_t) { return false; }
 
-  template <int R, int P>
+  // Adds a line's products to `d`, or begins it with them.
+  template <int R, int P, bool kBegin>
   DR_INLINE void line(const Elem* w, std::int64_t panel_size, const RowsOf<R>& x, int i,
                       Words (*d)[P]) {
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      const Words wv = pin(load_words(w + p * panel_size));
+      const Words wv = pin(load_words(w + p * panel_size + 16 * i));
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) add_products(d[r][p], word(x, r, i), wv);
+      for (int r = 0; r < R; ++r) {
+        if constexpr (kBegin)
+          d[r][p] = products(word(x, r, i), wv);
+        else
+          add_products(d[r][p], word(x, r, i), wv);
+      }
     }
+  }
+  template <int R, int P, bool kBegin>
+  DR_INLINE void two_lines(const Elem*& w, std::int64_t panel_size, RowsOf<R>& x, Words (*d)[P]) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) prefetch(w + p * panel_size + 16 * i + prefetch_bytes(R) / 4);
+    line<R, P, kBegin>(w, panel_size, x, 0, d);
+    line<R, P, false>(w, panel_size, x, 1, d);
+    w += 32, advance(x, 2);
   }
 
   template <int R, int P>
   DR_INLINE void sum(const LinearArgs& a, const Elem* w, RowsOf<R> x, V (*acc)[P]) {
     const std::int64_t panel_size = a.steps * 16;
     const int lines = static_cast<int>(a.group / 2);
-    // In memory between two groups: within one the registers are full of whole numbers.
-    alignas(64) float sums[R][P][16];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) store(sums[r][p], set1(0.0f));
     for (std::int64_t left = a.steps; left > 0; left -= lines + 1) {
       Words d[R][P];
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) d[r][p] = no_words();
-      for (int l = 0; l < lines; l += 2, w += 32, advance(x, 2)) {
-#pragma GCC unroll 8
-        for (int p = 0; p < P; ++p)
-#pragma GCC unroll 2
-          for (int i = 0; i < 2; ++i) prefetch(w + p * panel_size + 16 * i + prefetch_bytes(R) / 4);
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) line<R, P>(w + 16 * i, panel_size, x, i, d);
-      }
+      two_lines<R, P, true>(w, panel_size, x, d);
+      for (int l = 2; l < lines; l += 2) two_lines<R, P, false>(w, panel_size, x, d);
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) {
         const V scale = load(reinterpret_cast<const float*>(w + p * panel_size));
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
-          store(sums[r][p], fma(to_floats(d[r][p]) * element(x, r, 0), scale, load(sums[r][p])));
+          acc[r][p] = fma(to_floats(d[r][p]) * element(x, r, 0), scale, acc[r][p]);
       }
+      // In memory between two groups: within one the registers are full of whole numbers.
+      if constexpr (R > 2) asm("" : "+m"(*reinterpret_cast<V(*)[R][P]>(acc)));
       w += 16, advance(x, 1);
     }
-    for (int r = 0; r < R; ++r)
-      for (int p = 0; p < P; ++p) acc[r][p] = load(sums[r][p]);
   }
 };

@@ -165,8 +165,11 @@ DR_INLINE Words all_words(const char* p) {
   const __m256i w = _mm256_castps_si256(_mm256_broadcast_ss((const float*)p));
   return {w, w};
 }
-DR_INLINE Words no_words() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-// sum += a b over the two signed halves of each word; a is one word in all lanes. In assembly for
+// a b, summed over the two signed halves of each word.
+DR_INLINE Words products(Words a, Words b) {
+  return {_mm256_madd_epi16(a.lo, b.lo), _mm256_madd_epi16(a.hi, b.hi)};
+}
+// sum += products(a, b); a is one word in all lanes. In assembly for
 // the order of its four instructions: left to itself the compiler makes all products first and
 // keeps sums in memory, for want of registers.
 DR_INLINE void add_products(Words& sum, Words a, Words b) {

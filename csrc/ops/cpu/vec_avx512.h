@@ -101,11 +101,12 @@ DR_INLINE Words all_words(const char* p) {
   __builtin_memcpy(&w, p, 4);
   return {_mm512_set1_epi32(w)};
 }
-DR_INLINE Words no_words() { return {_mm512_setzero_si512()}; }
-// sum += a b over the two signed halves of each word, computed here and not later: with all
-// products first there were no registers left.
+// a b, summed over the two signed halves of each word.
+DR_INLINE Words products(Words a, Words b) { return {_mm512_madd_epi16(a.v, b.v)}; }
+// sum += products(a, b), computed here and not later: with all products first there were no
+// registers left.
 DR_INLINE void add_products(Words& sum, Words a, Words b) {
-  sum.v = _mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, b.v));
+  sum.v = _mm512_add_epi32(sum.v, products(a, b).v);
   asm volatile("" : "+v"(sum.v)::"memory");
 }
 DR_INLINE Words pin(Words w) {

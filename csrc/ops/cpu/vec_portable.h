@@ -133,13 +133,13 @@ DR_INLINE Words all_words(const char* p) {
   __builtin_memcpy(&w, p, 4);
   return {w - U16{}};
 }
-DR_INLINE Words no_words() { return {U16{}}; }
-// sum += a b over the two signed halves of each word.
-DR_INLINE void add_products(Words& sum, Words a, Words b) {
+// a b, summed over the two signed halves of each word.
+DR_INLINE Words products(Words a, Words b) {
   const I16 a0 = (I16)(a.v << 16) >> 16, b0 = (I16)(b.v << 16) >> 16;
   const I16 a1 = (I16)a.v >> 16, b1 = (I16)b.v >> 16;
-  sum.v += (U16)(a0 * b0) + (U16)(a1 * b1);
+  return {(U16)(a0 * b0) + (U16)(a1 * b1)};
 }
+DR_INLINE void add_products(Words& sum, Words a, Words b) { sum.v += products(a, b).v; }
 DR_INLINE Words pin(Words w) { return w; }
 DR_INLINE V to_floats(Words w) { return {__builtin_convertvector((I16)w.v, F16)}; }
 // 16 numbers of at most 15 bits, to the nearest even; NaN becomes any.
