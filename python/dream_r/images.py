@@ -212,7 +212,6 @@ class ImageSettings:
             picture = self.pixels.resize(picture, size)
         p, m = self.patch, self.merge
         high, wide = size[1] // p, size[0] // p
-        planes = self.pixels.planes(np.asarray(picture, np.uint8))
-        cut = planes.reshape(3, high // m, m, p, wide // m, m, p).transpose(1, 4, 2, 5, 0, 3, 6)
-        cut = np.broadcast_to(cut[:, :, :, :, :, None], (*cut.shape[:5], self.temporal, p, p))
-        return np.ascontiguousarray(cut).reshape(high * wide, -1), (1, high, wide)
+        pixels = np.asarray(picture, np.uint8).reshape(high // m, m, p, wide // m, m, p, 3)
+        cut = pixels.transpose(0, 3, 1, 4, 6, 2, 5)
+        return self.pixels.patches(cut, self.temporal), (1, high, wide)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dream_r.checkpoint import Checkpoint
@@ -59,11 +61,23 @@ class PixelSettings:
 
         return picture.resize(size, resample=Image.Resampling(self.resample))
 
-    def planes(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """[..., height, width, 3] to normalised [..., 3, height, width]."""
+    @cached_property
+    def _table(self) -> NDArray[np.float32]:
+        """[channel, byte]: what a byte becomes."""
         import numpy as np
 
         levels = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        table = np.ascontiguousarray(((levels[:, None] - mean) / std).T)  # [channel, byte]
-        return np.stack([table[c].take(pixels[..., c]) for c in range(3)], axis=-3)
+        return np.ascontiguousarray(((levels[:, None] - mean) / std).T)
+
+    def patches(self, cut: NDArray[np.uint8], frames: int = 1) -> NDArray[np.float32]:
+        """Patches of pixels, [..., 3, height, width], as rows of numbers.
+
+        A row is one patch, each of its channels `frames` times: 3 * frames * height * width.
+        """
+        import numpy as np
+
+        out = np.empty((*cut.shape[:-2], frames, *cut.shape[-2:]), np.float32)
+        for c in range(3):
+            out[..., c, :, :, :] = self._table[c].take(cut[..., c, :, :])[..., None, :, :]
+        return out.reshape(-1, math.prod(out.shape[-4:]))

@@ -108,8 +108,6 @@ class TileSettings:
             for x in range(0, fit_w, self.tile):
                 tiles.append(fitted.crop((x, y, x + self.tile, y + self.tile)))
         seen, p = self.side * self.patch, self.patch
-        planes = self.pixels.planes(
-            np.stack([np.asarray(t, np.uint8)[:seen, :seen] for t in tiles])
-        )
-        cut = planes.reshape(-1, 3, self.side, p, self.side, p).transpose(0, 2, 4, 1, 3, 5)
-        return np.ascontiguousarray(cut).reshape(-1, 3 * p * p), (len(tiles), height, width)
+        pixels = np.stack([np.asarray(t, np.uint8)[:seen, :seen] for t in tiles])
+        cut = pixels.reshape(-1, self.side, p, self.side, p, 3).transpose(0, 1, 3, 5, 2, 4)
+        return self.pixels.patches(cut), (len(tiles), height, width)
