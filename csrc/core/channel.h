@@ -1,6 +1,6 @@
 #pragma once
-// Many producers, one consumer, unbounded. pop() blocks (after polling for `spin_us`) until there
-// is an item or the channel is closed and empty; then it returns nothing.
+// Many producers, one consumer, unbounded. pop() blocks until there is an item or the channel is
+// closed and empty; then it returns nothing.
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -8,15 +8,11 @@
 #include <optional>
 #include <utility>
 
-#include "core/spin.h"
-
 namespace dream_r {
 
 template <class T>
 class Channel {
  public:
-  explicit Channel(int spin_us = 0) : spin_us_(spin_us) {}
-
   // False when the channel is closed: the item is dropped.
   bool push(T item) {
     {
@@ -30,17 +26,19 @@ class Channel {
   }
 
   std::optional<T> try_pop() {
-    if (size_.load(std::memory_order_acquire) == 0) return std::nullopt;
+    if (empty()) return std::nullopt;
     std::lock_guard lock(mutex_);
     return take();
   }
 
   std::optional<T> pop() {
-    spin_until([&] { return size_.load(std::memory_order_acquire) > 0; }, spin_us_);
     std::unique_lock lock(mutex_);
     ready_.wait(lock, [&] { return !items_.empty() || closed_; });
     return take();
   }
+
+  // Costs no lock: for polling before pop().
+  bool empty() const { return size_.load(std::memory_order_acquire) == 0; }
 
   void close() {
     {
@@ -64,7 +62,6 @@ class Channel {
   std::deque<T> items_;
   std::atomic<std::size_t> size_{0};
   bool closed_ = false;
-  int spin_us_;
 };
 
 }  // namespace dream_r

@@ -18,12 +18,12 @@ namespace {
 // The smallest chunk of a job is this share of its grain: members then finish at about one time.
 constexpr std::int64_t kTail = 4;
 
-// Polls until value != old or `spin_us` have passed, then sleeps on the value.
+// Polls until value != old, `resting` holds or `spin_us` have passed, then sleeps on the value.
 std::uint32_t await_change(const std::atomic<std::uint32_t>& value, std::uint32_t old,
-                           int spin_us) {
+                           const std::atomic<bool>& resting, int spin_us) {
   std::uint32_t now = old;
   const auto changed = [&] { return (now = value.load(std::memory_order_acquire)) != old; };
-  if (spin_until(changed, spin_us)) return now;
+  spin_until([&] { return changed() || resting.load(std::memory_order_relaxed); }, spin_us);
   while (!changed()) value.wait(old, std::memory_order_acquire);
   return now;
 }
@@ -67,7 +67,7 @@ struct Stream::Team {
     Member& me = members[index];
     std::uint32_t seen = 0;
     for (;;) {
-      seen = await_change(me.turn, seen, spin_us);
+      seen = await_change(me.turn, seen, resting, spin_us);
       if (seen % 2 == 0 || !take(me, seen)) continue;
       ++seen;
       if (stop.load(std::memory_order_relaxed)) return;
@@ -103,13 +103,13 @@ struct Stream::Team {
       if (turn % 2 == 1 && take(members[i], turn)) pending.fetch_sub(1, std::memory_order_relaxed);
     }
     for (auto left = pending.load(std::memory_order_acquire); left != 0;)
-      left = await_change(pending, left, spin_us);
+      left = await_change(pending, left, resting, spin_us);
   }
 
   const int spin_us;
   std::atomic<int> active;  // a job reads it as it begins; anyone may change it at any time
   std::vector<Member> members;
-  std::atomic<bool> stop{false};
+  std::atomic<bool> stop{false}, resting{false};
   const std::function<void(std::int64_t, std::int64_t)>* fn = nullptr;
   int caller_core = -1;
   std::int64_t n = 0, smallest = 1, multiple = 1, sharers = 1;
@@ -182,6 +182,10 @@ void Stream::limit(int active) {
   if (team_) team_->active.store(active, std::memory_order_relaxed);
 }
 
+void Stream::rest() {
+  if (team_) team_->resting.store(true, std::memory_order_relaxed);
+}
+
 void Stream::run(std::int64_t n, std::int64_t grain, std::int64_t multiple,
                  const std::function<void(std::int64_t, std::int64_t)>& fn) {
   Team& team = *team_;
@@ -192,6 +196,7 @@ void Stream::run(std::int64_t n, std::int64_t grain, std::int64_t multiple,
   team.n = n;
   team.fn = &fn;
   team.caller_core = this_core();
+  team.resting.store(false, std::memory_order_relaxed);
   team.next.store(0, std::memory_order_relaxed);
   team.pending.store(static_cast<std::uint32_t>(invited), std::memory_order_relaxed);
   for (int i = 1; i <= invited; ++i) Team::invite(team.members[i]);

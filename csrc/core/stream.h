@@ -50,6 +50,8 @@ class Stream {
   // forward.
   void limit(int active);
   int active() const;
+  // No op comes soon: members that poll for one sleep at once. Any thread may call it, at any time.
+  void rest();
 
   // fn(begin, end) over disjoint ranges that cover [0, n), multiples of `multiple` long (but the
   // last). `grain`: items that are worth a member's coming; less than two grains run on the caller

@@ -1,6 +1,6 @@
 #pragma once
 // Ref-counted KV blocks of one model: ids only, no bytes (the bytes are a KvStore's). Touched by
-// the manager thread alone. Invariant after every call: free() + used() == total().
+// the manager alone. Invariant after every call: free() + used() == total().
 #include <cstdint>
 #include <span>
 #include <vector>

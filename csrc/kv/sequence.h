@@ -4,7 +4,7 @@
 // retains one node whatever the context, and copies no KV bytes; the first append to a partial
 // block that another branch also holds plans ONE block copy (copy-on-write).
 //
-// Rules for who drives it (the manager thread; the pool must outlive its sequences):
+// Rules for who drives it (the manager; the pool must outlive its sequences):
 // 1. Write only after reserve(), and only [length(), length() + tokens). fork() and truncate() end
 // a
 //    reservation: call reserve() again before the next write (advance() checks that it was done).

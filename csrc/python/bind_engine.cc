@@ -8,6 +8,7 @@
 
 #include "model/positions.h"
 #include "python/bind.h"
+#include "python/borrowed.h"
 #include "runtime/engine.h"
 
 namespace py = pybind11;
@@ -69,7 +70,7 @@ struct PyOptions {
 
 ModelPrompt make_prompt(const Model& model, const std::vector<std::int32_t>& ids,
                         const std::optional<Floats>& patches, const std::vector<Grid>& grids,
-                        const std::vector<py::bytes>& digests) {
+                        const std::vector<py::bytes>& digests, Borrowed& borrowed) {
   ModelPrompt p;
   p.ids = ids;
   for (std::int32_t id : ids)
@@ -84,14 +85,9 @@ ModelPrompt make_prompt(const Model& model, const std::vector<std::int32_t>& ids
       << digests.size() << " digests for " << grids.size() << " images";
   p.feature_rows = std::move(positions.feature_rows);
   p.grids.assign(grids.begin(), grids.end());
-  // The array outlives the request: its reference is dropped by whoever lets go last, with the GIL.
-  auto* keep = new Floats(*patches);
-  std::shared_ptr<void> owner(keep, [](void* held) {
-    py::gil_scoped_acquire gil;
-    delete static_cast<Floats*>(held);
-  });
   auto* data = const_cast<float*>(patches->data());
-  auto buffer = Buffer::borrow(data, static_cast<std::size_t>(patches->nbytes()), owner);
+  auto buffer =
+      Buffer::borrow(data, static_cast<std::size_t>(patches->nbytes()), borrowed.lend(*patches));
   p.patches =
       Tensor(buffer, buffer->data(), DType::f32, Shape{patches->shape(0), patches->shape(1)});
   std::int32_t at = 0;
@@ -201,6 +197,7 @@ py::dict stats_dict(Engine& engine) {
   d["overlap_seconds"] = times.overlap;
   const Speeds& s = engine.speeds();
   d["d"] = s.draft, d["v"] = s.verify, d["r_D"] = s.relative_draft, d["r_T"] = s.relative_target;
+  d["verify_more"] = s.verify_more;
   d["target_threads"] = engine.options().target_threads;
   d["draft_threads"] = engine.options().draft_threads;
   return d;
@@ -241,6 +238,7 @@ std::optional<Translation> make_translation(const Vocabulary* draft, py::object 
 // The engine and the two models it was made of (positions are the models' business).
 struct PyEngine {
   std::shared_ptr<const Model> target, draft;
+  Borrowed borrowed;  // arrays of requests
   std::unique_ptr<Engine> engine;
 
   PyEngine(std::shared_ptr<Model> t, std::shared_ptr<Model> d, const Vocabulary& vocabulary,
@@ -256,15 +254,21 @@ struct PyEngine {
   ~PyEngine() { close(); }
   void close() {
     if (!engine) return;
-    py::gil_scoped_release release;
-    engine->close();
+    {
+      py::gil_scoped_release release;
+      engine->close();
+    }
+    borrowed.collect();
   }
 
   RequestId submit(const PyRequest& r) {
     auto spec = std::make_shared<RequestSpec>();
-    spec->target = make_prompt(*target, r.target_ids, r.target_patches, r.target_grid, r.digests);
+    borrowed.collect();
+    spec->target =
+        make_prompt(*target, r.target_ids, r.target_patches, r.target_grid, r.digests, borrowed);
     if (draft && !r.draft_ids.empty())
-      spec->draft = make_prompt(*draft, r.draft_ids, r.draft_patches, r.draft_grid, r.digests);
+      spec->draft =
+          make_prompt(*draft, r.draft_ids, r.draft_patches, r.draft_grid, r.digests, borrowed);
     spec->sampling = r.sampling;
     spec->seed = r.seed, spec->index = r.index;
     spec->thinking_budget = r.thinking_budget, spec->max_tokens = r.max_tokens;
@@ -274,8 +278,17 @@ struct PyEngine {
   }
 
   std::optional<EngineEvent> next_event(RequestId id, double timeout) {
+    borrowed.collect();
     py::gil_scoped_release release;
     return engine->next_event(id, timeout);
+  }
+  bool wait(RequestId id, double timeout) {
+    py::gil_scoped_release release;
+    return engine->wait(id, timeout);
+  }
+  void cancel(RequestId id) {
+    py::gil_scoped_release release;
+    engine->cancel(id);
   }
 };
 
@@ -406,8 +419,8 @@ void bind_engine(py::module_& m) {
            "draft_vocabulary"_a = nullptr, "to_target"_a = py::none(), "to_draft"_a = py::none())
       .def("submit", &PyEngine::submit, "request"_a)
       .def("next_event", &PyEngine::next_event, "id"_a, "timeout_s"_a)
-      .def(
-          "cancel", [](PyEngine& e, RequestId id) { e.engine->cancel(id); }, "id"_a)
+      .def("wait", &PyEngine::wait, "id"_a, "timeout_s"_a)
+      .def("cancel", &PyEngine::cancel, "id"_a)
       .def(
           "drop_prefixes",
           [](PyEngine& e) {

@@ -1,6 +1,7 @@
 #include "runtime/calibrate.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <numeric>
@@ -38,34 +39,45 @@ double ratio(A a, B b) {
   return median_of([&] { return a() / b(); });
 }
 
-// One model with a small cache of its own, for forwards of up to `most` rows: nonsense at realistic
-// cost.
+// One model with a small cache of its own, for forwards of up to `most` tokens and for judging up
+// to two steps by a question of as many: nonsense at realistic cost.
 class Bench {
  public:
   Bench(const Model& model, int threads, bool graphs, int most)
       : model_(model),
         stream_(Stream::on(model.device(), threads, 0)),
         arena_(model.device()),
-        kv_(model.kv_shape(), (kContext + most) / KvStore::kBlock + 1, model.device()),
+        blocks_((kContext + 2 * kStep + most) / KvStore::kBlock + 1),
+        scratch_(most / KvStore::kBlock + 1),
+        kv_(model.kv_shape(), blocks_ + 2 * scratch_, model.device()),
+        keywords_(model.keyword_head(std::array<std::int32_t, 2>{0, 1})),
         table_(static_cast<std::size_t>(kv_.blocks())),
+        tokens_(2 * kStep + most, 1),
+        positions_(tokens_.size()),
         with_graphs_(graphs) {
     std::iota(table_.begin(), table_.end(), 0);
+    for (std::int32_t i = 0; i < std::ssize(positions_); ++i)
+      positions_[i] = {kContext + i, kContext + i, kContext + i};
   }
-  double forward(int rows) {
-    std::vector<std::int32_t> tokens(rows, 1);
-    std::vector<Position> positions(rows);
-    for (int i = 0; i < rows; ++i) positions[i] = {kContext + i, kContext + i, kContext + i};
+  // `tokens` of one sequence.
+  double forward(int tokens) {
     Batch batch;
-    BatchRow row;
-    row.tokens = tokens;
-    row.positions = positions;
-    row.own = {table_.data(), kContext};
-    batch.rows.push_back(row);
-    batch.wanted.push_back({0, rows - 1, false});
-    const double begin = seconds();
-    model_.forward(stream_, arena_, kv_, batch, LinearWeight(), with_graphs_ ? &graphs_ : nullptr);
-    stream_.wait();
-    return seconds() - begin;
+    batch.rows.push_back(row(tokens, {}, {table_.data(), kContext}));
+    batch.wanted.push_back({0, tokens - 1, false});
+    return time(batch);
+  }
+  // As the verifier does (verifier.cc): the steps in a row, behind each the question.
+  double judge(int steps, int question) {
+    Batch batch;
+    batch.rows.push_back(row(steps * kStep, {}, {table_.data(), kContext}));
+    for (int i = 0; i < steps; ++i) {
+      const std::int32_t end = (i + 1) * kStep;
+      const std::int32_t* const scratch = table_.data() + blocks_ + i * scratch_;
+      batch.rows.push_back(row(question, {table_.data(), kContext + end}, {scratch, 0}));
+      batch.wanted.push_back({0, end - 1, false});
+      batch.wanted.push_back({i + 1, question - 1, true});
+    }
+    return time(batch);
   }
   // Median seconds of a forward of `rows` rows; a warm-up, then as many as the budget allows.
   double median(int rows) {
@@ -81,11 +93,29 @@ class Bench {
   void limit(int threads) { stream_.limit(std::min(threads, stream_.threads())); }
 
  private:
+  BatchRow row(int tokens, KvSpan prefix, KvSpan own) const {
+    BatchRow r;
+    r.tokens = std::span(tokens_).first(tokens);
+    r.positions = std::span(positions_).first(tokens);
+    r.prefix = prefix;
+    r.own = own;
+    return r;
+  }
+  double time(const Batch& batch) {
+    const double begin = seconds();
+    model_.forward(stream_, arena_, kv_, batch, keywords_, with_graphs_ ? &graphs_ : nullptr);
+    stream_.wait();
+    return seconds() - begin;
+  }
+
   const Model& model_;
   Stream stream_;
   Arena arena_;
+  const std::int32_t blocks_, scratch_;  // of the sequence, and of a question
   KvStore kv_;
-  std::vector<std::int32_t> table_;
+  LinearWeight keywords_;
+  std::vector<std::int32_t> table_, tokens_;
+  std::vector<Position> positions_;
   bool with_graphs_;
   Graphs graphs_;
 };
@@ -129,18 +159,20 @@ Speeds calibrate(const Model& target, const Model& draft, int question,
             static_cast<double>(std::max<std::size_t>(1, target.weight_bytes()));
   s.verify = 3.0 / kStep;  // nominal: one pass over the weights and its rows, against kStep passes
   if (options.inline_mode) return s;
-  const int rows = kStep + question;  // of a verify pass
-  Bench t(target, options.target_threads, options.cuda_graphs, 2 * rows);
+  Bench t(target, options.target_threads, options.cuda_graphs, question);
   Bench d(draft, options.draft_threads, options.cuda_graphs, 1);
   const auto target_step = [&] { return kStep * t.token(); };
   const double drafted = ratio([&] { return kStep * d.token(); }, target_step);
-  const double judged = ratio([&] { return t.forward(rows); }, target_step);
-  s.verify_more = ratio([&] { return t.forward(2 * rows); }, [&] { return t.forward(rows); }) - 1;
+  const auto judge = [&](int steps) {
+    return [&t, steps, question] { return t.judge(steps, question); };
+  };
+  const double judged = ratio(judge(1), target_step);
+  s.verify_more = ratio(judge(2), judge(1)) - 1;
   if (options.race == Race::first) s.draft = drafted, s.verify = judged;
   const double token = t.median(1);
   // Side by side the target keeps the cores that the draft leaves it.
   t.limit(std::max(1, options.target_threads - options.draft_threads));
-  beside_one_another(t, d, drafted * token, token, judged * kStep * token, rows, s);
+  beside_one_another(t, d, drafted * token, token, judged * kStep * token, kStep + question, s);
   return s;
 }
 

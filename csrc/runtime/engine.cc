@@ -76,7 +76,6 @@ Engine::Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model>
   for (Lane* l : {target_lane_.get(), draft_lane_.get(), verify_lane_.get()})
     if (l) l->start();
   if (text_lane_) text_lane_->start();
-  thread_ = std::thread([this] { run(); });
 }
 
 void Engine::make_lanes() {
@@ -84,7 +83,7 @@ void Engine::make_lanes() {
     Event e;
     e.kind = Event::Kind::done;
     e.work = std::move(work);
-    events_.push(std::move(e));
+    post(std::move(e));
   };
   const auto lane = [&](LaneId id, auto model, auto kv, int threads) {
     const bool own = id == LaneId::draft && translation_;
@@ -116,8 +115,6 @@ void Engine::close() {
   for (Lane* l : {target_lane_.get(), draft_lane_.get(), verify_lane_.get()})
     if (l) l->stop();
   if (text_lane_) text_lane_->stop();
-  events_.push(Event{});
-  if (thread_.joinable()) thread_.join();
   if (options_.inline_mode) pump();
   std::lock_guard lock(mail_mutex_);
   for (auto& [id, box] : mailboxes_) {  // whatever the manager had not even seen
@@ -130,6 +127,7 @@ void Engine::close() {
     box.events.push_back(std::move(e));
   }
   mail_.notify_all();
+  ended_.notify_all();
 }
 
 void Engine::check_request(const RequestSpec& spec) const {
@@ -169,7 +167,7 @@ RequestId Engine::submit(std::shared_ptr<const RequestSpec> spec) {
   e.kind = Event::Kind::submit;
   e.request = id;
   e.spec = std::move(spec);
-  events_.push(std::move(e));
+  post(std::move(e));
   return id;
 }
 
@@ -177,38 +175,58 @@ void Engine::cancel(RequestId id) {
   Event e;
   e.kind = Event::Kind::cancel;
   e.request = id;
-  events_.push(std::move(e));
+  post(std::move(e));
 }
 
 std::optional<EngineEvent> Engine::next_event(RequestId id, double timeout) {
-  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(timeout);
   std::unique_lock lock(mail_mutex_);
-  while (true) {
-    const auto box = mailboxes_.find(id);
+  const auto has_mail = [](const Mailbox& box) { return !box.events.empty(); };
+  if (!await(lock, id, timeout, mail_, has_mail)) return std::nullopt;
+  const auto box = mailboxes_.find(id);
+  EngineEvent event = std::move(box->second.events.front());
+  box->second.events.pop_front();
+  if (event.output.kind == Output::Kind::done) mailboxes_.erase(box);
+  return event;
+}
+
+bool Engine::wait(RequestId id, double timeout) {
+  std::unique_lock lock(mail_mutex_);
+  return await(lock, id, timeout, ended_, [](const Mailbox& box) { return box.finished; });
+}
+
+// True when `ready` holds of the request's mailbox, of whose change `changed` tells.
+template <class F>
+bool Engine::await(std::unique_lock<std::mutex>& lock, RequestId id, double timeout,
+                   std::condition_variable& changed, F&& ready) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(timeout);
+  for (bool late = false;;) {
+    const auto box = mailboxes_.find(id);  // anew: another caller may have read the last event
     DR_CHECK(box != mailboxes_.end()) << "no request " << id;
-    if (!box->second.events.empty()) {
-      EngineEvent event = std::move(box->second.events.front());
-      box->second.events.pop_front();
-      if (event.output.kind == Output::Kind::done) mailboxes_.erase(box);
-      return event;
-    }
+    if (ready(box->second)) return true;
+    if (late) return false;
     if (options_.inline_mode) {
       lock.unlock();
-      const bool moved = pump();
+      late = !pump() || std::chrono::steady_clock::now() > until;
       lock.lock();
-      if (!moved || std::chrono::steady_clock::now() > until) return std::nullopt;
-    } else if (mail_.wait_until(lock, until) == std::cv_status::timeout) {
-      const auto again = mailboxes_.find(id);
-      if (again == mailboxes_.end() || again->second.events.empty()) return std::nullopt;
+    } else {
+      late = changed.wait_until(lock, until) == std::cv_status::timeout;
     }
   }
 }
 
-void Engine::run() {
-  while (auto event = events_.pop()) {
-    if (event->kind == Event::Kind::stop) return;
+// Whoever raises `unhandled_` from nothing is the manager until it is back at nothing: an event
+// waits for no thread to wake, and those that come meanwhile are its business too.
+void Engine::post(Event event) {
+  events_.push(std::move(event));
+  if (options_.inline_mode) return;  // pump() handles it
+  if (unhandled_.fetch_add(1, std::memory_order_acq_rel) == 0) manage();
+}
+
+void Engine::manage() noexcept {
+  do {
+    std::optional<Event> event = events_.try_pop();
     handle(*event);
-  }
+  } while (unhandled_.fetch_sub(1, std::memory_order_acq_rel) != 1);
 }
 
 void Engine::handle(Event& event) {
@@ -238,8 +256,6 @@ void Engine::handle(Event& event) {
     }
     case Event::Kind::drop:
       manager_.drop_prefixes();
-      break;
-    case Event::Kind::stop:
       break;
   }
   deliver(actions);
@@ -273,6 +289,7 @@ void Engine::deliver(Actions& actions) {
   if (actions.emit.empty()) return;
   const double now = clock_.now();
   const double overlap = clock_.times().overlap;
+  bool ended = false;
   {
     std::lock_guard lock(mail_mutex_);
     for (Output& output : actions.emit) {
@@ -293,13 +310,14 @@ void Engine::deliver(Actions& actions) {
         const double at = event.at;
         event = totals;
         event.at = at;
-        box.finished = true;
+        box.finished = ended = true;
       }
       event.output = std::move(output);
       box.events.push_back(std::move(event));
     }
   }
   mail_.notify_all();
+  if (ended) ended_.notify_all();
 }
 
 // Fixed order, so that a run repeats itself: events first, then one pass of each lane.
@@ -324,7 +342,7 @@ Engine::PoolStats Engine::pool_stats() {
   Event e;
   e.kind = Event::Kind::stats;
   auto reply = e.reply = std::make_shared<Channel<PoolStats>>();
-  if (!events_.push(std::move(e))) return {};
+  post(std::move(e));
   if (options_.inline_mode) pump();
   return reply->pop().value_or(PoolStats{});
 }
@@ -332,7 +350,7 @@ Engine::PoolStats Engine::pool_stats() {
 void Engine::drop_prefixes() {
   Event e;
   e.kind = Event::Kind::drop;
-  events_.push(std::move(e));
+  post(std::move(e));
   if (options_.inline_mode) pump();
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-// The real runtime: one manager thread that owns all request state, a lane a model (one for
-// verification by a switch, one for text where tokenizers differ), a mailbox a request. See
-// csrc/README.md for owners and threads.
+// The real runtime: a manager that owns all request state and runs on the thread that brings an
+// event, a lane a model (one for verification by a switch, one for text where tokenizers differ), a
+// mailbox a request. See csrc/README.md for owners and threads.
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -43,6 +43,9 @@ class Engine {
   // The next event of a request; nothing when none came within `timeout` seconds. After `done` the
   // request is forgotten.
   std::optional<EngineEvent> next_event(RequestId id, double timeout);
+  // True as soon as the request has ended, when all its events can be read without waiting; false
+  // after `timeout` seconds. Cheaper than reading each as it comes: nobody is woken between.
+  bool wait(RequestId id, double timeout);
   // Raises the request's epoch; its `done` (cancelled) follows. Unknown ids are ignored.
   void cancel(RequestId id);
   void close();
@@ -55,12 +58,12 @@ class Engine {
     std::int32_t target_total, target_used, draft_total, draft_used;
     std::size_t live, in_flight;
   };
-  PoolStats pool_stats();  // asks the manager thread
+  PoolStats pool_stats();  // asks the manager
   void drop_prefixes();    // forgets cached prompts
 
  private:
   struct Event {
-    enum class Kind : std::uint8_t { submit, cancel, done, stats, drop, stop } kind = Kind::stop;
+    enum class Kind : std::uint8_t { submit, cancel, done, stats, drop } kind = Kind::submit;
     RequestId request = 0;
     std::shared_ptr<const RequestSpec> spec;
     WorkPtr work;
@@ -73,7 +76,11 @@ class Engine {
     bool finished = false;
   };
 
-  void run();
+  void post(Event event);  // any thread
+  void manage() noexcept;  // handles events until none is left
+  template <class F>
+  bool await(std::unique_lock<std::mutex>& lock, RequestId id, double timeout,
+             std::condition_variable& changed, F&& ready);
   void handle(Event& event);
   void account(const Work& work);
   void deliver(Actions& actions);
@@ -88,19 +95,19 @@ class Engine {
   const std::optional<Translation> translation_;
   LaneClock clock_;
   Speeds speeds_;     // as measured at start
-  SpeedMeter meter_;  // the manager thread's
+  SpeedMeter meter_;  // the manager's
   std::shared_ptr<KvStore> target_kv_, draft_kv_;
   Manager manager_;
-  Channel<Event> events_{kHandOffSpin};
+  Channel<Event> events_;
   std::unique_ptr<Lane> target_lane_, draft_lane_, verify_lane_;
   std::unique_ptr<TextLane> text_lane_;
   std::mutex mail_mutex_;
-  std::condition_variable mail_;
+  std::condition_variable mail_, ended_;  // an event has come; a request has ended
   std::map<RequestId, Mailbox> mailboxes_;
   std::atomic<RequestId> next_id_{0};
   std::mutex pump_mutex_;  // inline mode: one caller at a time
   bool closed_ = false;
-  std::thread thread_;
+  std::atomic<std::int64_t> unhandled_{0};  // events; above 0: some thread is the manager
 };
 
 }  // namespace dream_r

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/spin.h"
+
 namespace dream_r {
 
 namespace {
@@ -21,8 +23,7 @@ Lane::Lane(LaneId id, std::shared_ptr<const Model> model, std::shared_ptr<KvStor
       stream_(Stream::on(model_->device(), threads, priority_of(id))),
       arena_(model_->device()),
       pass_(*model_, stream_, arena_, *kv_, keywords_, options.cuda_graphs ? &graphs_ : nullptr),
-      context_{*model_, vocabulary, options, stream_},
-      inbox_(options.inline_mode ? 0 : kHandOffSpin) {
+      context_{*model_, vocabulary, options, stream_} {
   clock_.enrol(id, stream_);
   const auto ids = keyword_ids(vocabulary, options.judge);
   if (id != LaneId::draft && !ids.empty()) keywords_ = model_->keyword_head(ids);
@@ -51,7 +52,10 @@ void Lane::push(WorkPtr work) {
 
 void Lane::run() {
   while (!stopping_.load(std::memory_order_relaxed)) {
-    if (active_.empty()) join_works(/*wait=*/true);
+    if (active_.empty()) {
+      spin_until([&] { return !inbox_.empty() || clock_.resting(); }, kHandOffSpin);
+      join_works(/*wait=*/true);
+    }
     step();
   }
   while (auto work = inbox_.try_pop()) active_.push_back(make_burst(*work, context_));

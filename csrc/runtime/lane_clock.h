@@ -1,7 +1,9 @@
 #pragma once
 // Who is busy when. One clock for all lanes: seconds since the engine started, the time each lane
 // was busy, the time in which two or more were, and (when tracing) one span a work.
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <mutex>
 #include <vector>
@@ -50,12 +52,21 @@ class LaneClock {
   // cores are claimed: not forward by forward, for it needs them again a moment later.
   void join(LaneId lane) {
     std::lock_guard lock(mutex_);
-    if (++works_[static_cast<int>(lane)] == 1) share();
+    if (++works_[static_cast<int>(lane)] > 1) return;
+    share();
+    resting_.store(false, std::memory_order_relaxed);
   }
   void part(LaneId lane) {
     std::lock_guard lock(mutex_);
-    if (--works_[static_cast<int>(lane)] == 0) share();
+    if (--works_[static_cast<int>(lane)] > 0) return;
+    share();
+    if (std::ranges::any_of(works_, [](int works) { return works > 0; })) return;
+    resting_.store(true, std::memory_order_relaxed);
+    for (Stream* stream : streams_)
+      if (stream) stream->rest();
   }
+  // No lane has a work: none will come from another lane, and nobody need stay awake for one.
+  bool resting() const { return resting_.load(std::memory_order_relaxed); }
   // A forward begins and ends: who is busy when.
   void enter(LaneId lane) {
     std::lock_guard lock(mutex_);
@@ -114,6 +125,7 @@ class LaneClock {
   std::array<Stream*, kLanes> streams_{};
   std::array<int, kLanes> works_{};
   std::array<bool, kLanes> busy_{};
+  std::atomic<bool> resting_{true};
   LaneTimes times_;
   double last_ = 0;
   std::vector<Span> spans_;

@@ -1,7 +1,7 @@
 #pragma once
 // The Manager: all mutable request state, and nothing else. (state, event) -> (state, actions); no
 // threads, clocks or models inside. The engine, the tests and the simulator drive this very object.
-// Touched by one thread.
+// Touched by one thread at a time.
 #include <deque>
 #include <map>
 #include <memory>

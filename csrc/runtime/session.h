@@ -1,7 +1,7 @@
 #pragma once
 // The state machine of one request (method, section 3): trace, window, KV branches. No threads, no
 // clocks, no models: facts come in through on_*(), settle() applies what they decide, and what must
-// run next goes out through Host. The manager thread alone touches it.
+// run next goes out through Host. The manager alone touches it.
 #include <deque>
 #include <memory>
 #include <optional>

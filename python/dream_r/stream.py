@@ -115,6 +115,7 @@ class Stream(Iterator[Event]):
         self.result: Result | None = None
         self._core = core
         self._decoder = tokens.stream()
+        self._stops = tuple(stops)
         self._cutter = StopCutter(stops)
         self._seed = seed
         self._prompt = (prompt_tokens, image_tokens)
@@ -138,6 +139,8 @@ class Stream(Iterator[Event]):
     def finish(self) -> Result:
         """Run to the end. A KeyboardInterrupt cancels the request first and is raised again."""
         try:
+            if not self._stops:  # else what comes must be looked at as it comes
+                self._await_end()
             for _ in self:
                 pass
         except KeyboardInterrupt:
@@ -145,6 +148,11 @@ class Stream(Iterator[Event]):
             raise
         assert self.result is not None
         return self.result
+
+    def _await_end(self) -> None:
+        """Sleep until the request has ended: being woken for each step would cost it time."""
+        while not self._ended and not self._core.wait(self.id, _POLL):
+            pass
 
     def abandon(self) -> None:
         """Cancel and wait until the runtime has let go of the request."""
@@ -157,7 +165,8 @@ class Stream(Iterator[Event]):
         if event is None:
             return
         if event.kind == "step":
-            text = self._decoder.push(event.tokens)
+            tokens = event.tokens
+            text = self._decoder.push(tokens)
             rho = None if math.isnan(event.rho) else float(event.rho)
             # What is put by force takes no lane's time: it is there when it is committed.
             begin, end = (
@@ -169,7 +178,7 @@ class Stream(Iterator[Event]):
                     event.author,
                     rho,
                     text,
-                    tuple(event.tokens),
+                    tuple(tokens),
                     begin,
                     end,
                     bool(event.truncated),

@@ -129,6 +129,9 @@ class Engine:
         time.sleep(self.delay)
         return next(self._queues[id], None)
 
+    def wait(self, id, timeout):
+        return True
+
     def cancel(self, id):
         self._cancelled.add(id)
 

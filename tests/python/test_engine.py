@@ -134,18 +134,19 @@ def test_one_bad_request_of_many_cancels_the_rest(engine):
         engine.generate_many(["a", {"question": "b", "images": ["absent.png"]}])
 
 
-def test_ctrl_c_cancels_and_is_raised_again(engine, monkeypatch):
+@pytest.mark.parametrize(("call", "stop"), [("wait", ()), ("next_event", ("word",))])
+def test_ctrl_c_cancels_and_is_raised_again(engine, monkeypatch, call, stop):
     core, seen = engine._core, []
-    plain, ask = core.next_event, core.cancel
+    plain, ask = getattr(core, call), core.cancel
 
     def interrupted(id, timeout):
-        monkeypatch.setattr(core, "next_event", plain)
+        monkeypatch.setattr(core, call, plain)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(core, "next_event", interrupted)
+    monkeypatch.setattr(core, call, interrupted)
     monkeypatch.setattr(core, "cancel", lambda id: (seen.append(id), ask(id)))
     with pytest.raises(KeyboardInterrupt):
-        engine.generate("a")
+        engine.generate("a", stop=stop)
     assert seen
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import dream_r
@@ -138,6 +139,21 @@ def test_cancel_frees_the_request(pair):
         while engine.stats()["requests"] and time.monotonic() < deadline:
             time.sleep(0.01)
         assert engine.stats()["requests"] == 0
+
+
+def test_a_request_lets_go_of_its_picture(pair):
+    with dream_r.Engine(*pair, prefix_cache=False) as engine:
+        prepared = engine._prepare(
+            dream_r.Request(question="How many?", images=[board()], **BUDGETS)
+        )
+        pixels = weakref.ref(prepared.target.pixels.patches)
+        engine._submit(prepared, 0).finish()
+        del prepared
+        deadline = time.monotonic() + 5
+        while pixels() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+            engine.generate("And now?", **BUDGETS)  # whoever comes next collects what came back
+        assert pixels() is None
 
 
 def test_an_engine_that_is_closed_while_a_stream_runs(pair):

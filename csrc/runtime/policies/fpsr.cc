@@ -14,6 +14,10 @@ namespace {
 constexpr std::int64_t kProbeEvery = 32;
 constexpr std::int64_t kTrust = 4;      // verdicts, or steps, before a mean of them is believed
 constexpr std::int32_t kShortest = 32;  // tokens: no cap is below this
+// Passes that a second step in one must save: about what drafting further ahead wastes. Measured on
+// two cores with the pocket pair, where it saves none (more ~ 0.9, p = 0.84): one a pass takes 4 %
+// less time a request.
+constexpr double kFurther = 0.1;
 
 Mode choose(std::int64_t step, const Estimates& e, const Speeds& s) {
   const double p = e.acceptance;
@@ -40,8 +44,9 @@ Decision FpsrPolicy::decide(std::int64_t step, const Estimates& e, const Speeds&
       d.mode = Mode::off;
       break;
   }
-  // Judged with the one before it, a step is for nothing where that one is rejected.
-  d.one_a_pass = s.verify_more > e.acceptance;
+  // Judged with the one before it, a step is for nothing where that one is rejected, and its
+  // verdict comes later, while the draft goes on from what may be rejected.
+  d.one_a_pass = s.verify_more + kFurther > e.acceptance;
   // A draft that never ends a step is cut at about twice the mean accepted length.
   d.draft_limit = options_.max_step_tokens;
   if (e.whole >= kTrust)

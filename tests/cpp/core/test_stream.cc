@@ -108,6 +108,18 @@ TEST_CASE("results of one job are visible to the next, spinning or asleep") {
   }
 }
 
+TEST_CASE("a team that was told to rest sleeps, and comes for the next job") {
+  Stream s(2, 1'000'000'000);  // else it would poll for as long as the test may run
+  CHECK(members_at_work(s, 2, std::chrono::milliseconds(10'000)) == 2);
+  for (int round = 0; round < 20; ++round) {
+    s.rest();
+    CHECK(members_at_work(s, 2, std::chrono::milliseconds(10'000)) == 2);
+  }
+  s.rest();
+  Stream alone(1);
+  alone.rest();
+}
+
 TEST_CASE("an exception of any member reaches the caller and the team lives on") {
   Stream s(3);
   for (const std::int64_t bad : {0, 1, 2}) {

@@ -2,6 +2,7 @@
 // would.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <filesystem>
 #include <thread>
 
@@ -117,6 +118,60 @@ int storm(Engine& engine, int requests) {
 }
 
 }  // namespace
+
+TEST_CASE("a request that has ended can be read without waiting") {
+  const Pair pair;
+  for (bool inline_mode : {true, false}) {
+    Engine engine(pair.target, pair.draft, vocabulary(), options(Method::fpsr, 0.5, inline_mode));
+    const RequestId id = engine.submit(request(1, 9, 60, 12));
+    if (inline_mode) CHECK(!engine.wait(id, 0));  // one round of the lanes at a time
+    REQUIRE(engine.wait(id, 60));
+    CHECK(engine.wait(id, 0));
+    std::int64_t events = 0;
+    for (bool done = false; !done; ++events) {
+      const auto event = engine.next_event(id, 0);
+      REQUIRE(event);
+      done = event->output.kind == Output::Kind::done;
+    }
+    CHECK(events > 2);
+    CHECK_THROWS_AS(engine.wait(id, 0), Error);
+    CHECK_THROWS_AS(engine.next_event(id, 0), Error);
+  }
+}
+
+TEST_CASE("many callers at once: each brings events, and all are handled") {
+  const Pair pair;
+  const auto expected = run(pair, options(Method::ar, 0.7, true), 0.0f);
+  Engine engine(pair.target, pair.draft, vocabulary(), options(Method::fpsr, 1.0, false));
+  std::vector<std::thread> callers;
+  std::atomic<int> wrong{0}, cancelled{0};
+  for (int c = 0; c < 4; ++c)
+    callers.emplace_back([&, c] {
+      for (int k = 0; k < 12; ++k) {
+        const int i = (c + k) % 6;
+        const RequestId id = engine.submit(request(i, 5 + 3 * i, 20 + 7 * i, 9, 0.0f));
+        const bool impatient = k % 4 == 3;
+        if (impatient) engine.cancel(id);
+        if (k % 2 == 0 && !engine.wait(id, 60)) ++wrong;
+        const Outcome got = drain(engine, id);
+        const auto& whole = expected[static_cast<std::size_t>(i)].tokens;
+        if (got.reason == FinishReason::cancelled)
+          ++cancelled;
+        else
+          wrong += got.tokens != whole;
+        engine.pool_stats();
+      }
+    });
+  for (auto& caller : callers) caller.join();
+  CHECK(wrong == 0);
+  CHECK(cancelled <= 12);
+  settle(engine);
+  const auto pools = engine.pool_stats();
+  CHECK(pools.live == 0);
+  CHECK(pools.in_flight == 0);
+  CHECK(pools.target_used == 0);
+  CHECK(pools.draft_used == 0);
+}
 
 TEST_CASE("a storm of cancellations leaves nothing behind") {
   const Pair pair;
