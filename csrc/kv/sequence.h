@@ -5,9 +5,8 @@
 // block that another branch also holds plans ONE block copy (copy-on-write).
 //
 // Rules for who drives it (the manager; the pool must outlive its sequences):
-// 1. Write only after reserve(), and only [length(), length() + tokens). fork() and truncate() end
-// a
-//    reservation: call reserve() again before the next write (advance() checks that it was done).
+// 1. Write only after reserve(), and only [length(), length() + tokens). fork() and truncate()
+//    end a reservation: reserve() again before the next write (advance() checks that it was done).
 // 2. fork(), truncate() and destruction ask for a branch that nothing is writing: advance() over
 //    what a work item wrote (or will surely write) first, and keep the branch of a cancelled
 //    request until its work item has come back. A fork kept as a pin would cost a block copy.
