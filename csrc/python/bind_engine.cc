@@ -278,9 +278,13 @@ struct PyEngine {
   }
 
   std::optional<EngineEvent> next_event(RequestId id, double timeout) {
+    const auto waited = [&] {
+      py::gil_scoped_release release;
+      return engine->next_event(id, timeout);
+    };
+    auto event = waited();
     borrowed.collect();
-    py::gil_scoped_release release;
-    return engine->next_event(id, timeout);
+    return event;
   }
   bool wait(RequestId id, double timeout) {
     py::gil_scoped_release release;

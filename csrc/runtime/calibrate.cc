@@ -39,8 +39,8 @@ double ratio(A a, B b) {
   return median_of([&] { return a() / b(); });
 }
 
-// One model with a small cache of its own, for forwards of up to `most` tokens and for judging up
-// to two steps by a question of as many: nonsense at realistic cost.
+// One model with a small cache of its own, for judging up to two steps by a question of up to
+// `most` tokens, and for forwards of as many and two steps: nonsense at realistic cost.
 class Bench {
  public:
   Bench(const Model& model, int threads, bool graphs, int most)
@@ -79,10 +79,10 @@ class Bench {
     }
     return time(batch);
   }
-  // Median seconds of a forward of `rows` rows; a warm-up, then as many as the budget allows.
-  double median(int rows) {
-    forward(rows);
-    return median_of([&] { return forward(rows); });
+  // Median seconds of a forward; a warm-up, then as many as the budget allows.
+  double median(int tokens) {
+    forward(tokens);
+    return median_of([&] { return forward(tokens); });
   }
   // Mean seconds of a token over a few.
   double token() {
@@ -141,7 +141,7 @@ void beside_one_another(Bench& target, Bench& draft, double draft_token, double 
   const double draft_beside = together([&] { return draft.median(1); }, [&] { target.forward(1); });
   const double target_beside =
       together([&] { return target.median(1); }, [&] { draft.forward(1); });
-  const double fused = target.median(rows + 1);
+  const double fused = target.median(rows + 1);  // nearly: as many tokens, of one sequence
   // A verdict waits for the pass that is running, half of one on average, then shares its own.
   const double span = kStep * draft_beside + target_beside / 2 + std::max(verify, fused);
   const double alone = kStep * draft_token + verify;

@@ -1,6 +1,7 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "runtime/calibrate.h"
 
@@ -344,7 +345,7 @@ Engine::PoolStats Engine::pool_stats() {
   auto reply = e.reply = std::make_shared<Channel<PoolStats>>();
   post(std::move(e));
   if (options_.inline_mode) pump();
-  return reply->pop().value_or(PoolStats{});
+  return *reply->pop();
 }
 
 void Engine::drop_prefixes() {

@@ -2,12 +2,12 @@
 // The real runtime: a manager that owns all request state and runs on the thread that brings an
 // event, a lane a model (one for verification by a switch, one for text where tokenizers differ), a
 // mailbox a request. See csrc/README.md for owners and threads.
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <thread>
 
 #include "core/channel.h"
 #include "runtime/lane.h"

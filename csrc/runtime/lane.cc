@@ -7,6 +7,11 @@
 namespace dream_r {
 
 namespace {
+// Microseconds that a lane polls before it sleeps while others have works: waking a thread costs
+// about what a small model's token does, so they stay awake for as long as its verdict takes
+// (politely: see core/spin.h).
+constexpr int kHandOffSpin = 2000;
+
 // On a device the target goes first: a verdict may wait for its token, a draft for both.
 int priority_of(LaneId id) { return id == LaneId::target ? 2 : id == LaneId::verify ? 1 : 0; }
 }  // namespace

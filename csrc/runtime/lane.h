@@ -14,11 +14,6 @@
 
 namespace dream_r {
 
-// Microseconds that a lane polls before it sleeps while others have works: waking a thread costs
-// about what a small model's token does, so they stay awake for as long as its verdict takes
-// (politely: see core/spin.h).
-constexpr int kHandOffSpin = 2000;
-
 class Lane {
  public:
   using HandBack = std::function<void(WorkPtr)>;  // called on the lane's thread

@@ -13,8 +13,8 @@
 
 namespace dream_r {
 
-enum class LaneId : std::uint8_t { draft, target, verify };
-constexpr int kLanes = 3;
+enum class LaneId : std::uint8_t { draft, target, verify, text };
+constexpr int kLanes = 3;  // those that compute, the first of these
 
 struct LaneTimes {
   std::array<double, kLanes> busy{};
@@ -123,7 +123,7 @@ class LaneClock {
   const int cores_;
   std::mutex mutex_;
   std::array<Stream*, kLanes> streams_{};
-  std::array<int, kLanes> works_{};
+  std::array<int, kLanes + 1> works_{};
   std::array<bool, kLanes> busy_{};
   std::atomic<bool> resting_{true};
   LaneTimes times_;

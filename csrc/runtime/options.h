@@ -37,7 +37,7 @@ struct EngineOptions {
                draft_kv_tokens = 0;           // 0: what max_requests of 4096 tokens need
   int target_threads = 0, draft_threads = 0;  // 0: all cores / 1
   bool prefix_cache = true;
-  bool inline_mode = false;  // no threads: everything runs inside next_event(), in a fixed order
+  bool inline_mode = false;  // no threads: everything runs inside next_event() or wait(), in order
   bool trace = true;
   bool cuda_graphs = true;       // decode on a CUDA device by graphs
   std::optional<Script> script;  // benchmarks and tests: verdicts and lengths laid down in advance

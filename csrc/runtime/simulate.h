@@ -5,9 +5,9 @@
 // left at 1.
 //
 // What the closed forms leave out, and the manager does: where a verdict takes longer than a
-// drafted step (v > d), all drafted steps that wait are judged in one pass. With `verify_more` = 0
-// that is faster than p * max(d, v); the form for independent lanes is exact for d >= v, or for
-// window 2.
+// drafted step (v > d), all drafted steps that wait are judged in one pass, from p = 0.1 on. With
+// `verify_more` = 0 that is faster than p * max(d, v); the form for independent lanes is exact for
+// d >= v, or for window 2.
 #include <cstdint>
 
 #include "runtime/options.h"

@@ -8,7 +8,7 @@
 namespace dream_r {
 
 // Seconds a token of each kind of pass, as moving averages over the works that came back. Touched
-// by one thread; a function of the works it is given alone.
+// by one thread at a time; a function of the works it is given alone.
 class SpeedMeter {
  public:
   explicit SpeedMeter(const Speeds& start = {}) : speeds_(start) {}

@@ -42,6 +42,7 @@ void TextLane::serve(const WorkPtr& work) {
   }
   work->finish = clock_.now();
   hand_back_(work);
+  clock_.part(LaneId::text);
 }
 
 void TextLane::translate(Work& work) const {

@@ -36,7 +36,10 @@ class TextLane {
 
   void start();  // its thread; without it, step() is called by the owner (inline mode)
   void stop();   // no more works; hands back what waits as cancelled, joins
-  void push(WorkPtr work) { inbox_.push(std::move(work)); }
+  void push(WorkPtr work) {
+    clock_.join(LaneId::text);
+    inbox_.push(std::move(work));
+  }
   // Everything that waits. False when there was nothing.
   bool step();
 

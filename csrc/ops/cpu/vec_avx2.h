@@ -169,9 +169,9 @@ DR_INLINE Words all_words(const char* p) {
 DR_INLINE Words products(Words a, Words b) {
   return {_mm256_madd_epi16(a.lo, b.lo), _mm256_madd_epi16(a.hi, b.hi)};
 }
-// sum += products(a, b); a is one word in all lanes. In assembly for
-// the order of its four instructions: left to itself the compiler makes all products first and
-// keeps sums in memory, for want of registers.
+// sum += products(a, b); a is one word in all lanes. In assembly for the order of its four
+// instructions: left to itself the compiler makes all products first and keeps sums in memory, for
+// want of registers.
 DR_INLINE void add_products(Words& sum, Words a, Words b) {
   __m256i product;
   asm volatile(

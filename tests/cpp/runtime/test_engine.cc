@@ -144,7 +144,7 @@ TEST_CASE("many callers at once: each brings events, and all are handled") {
   const auto expected = run(pair, options(Method::ar, 0.7, true), 0.0f);
   Engine engine(pair.target, pair.draft, vocabulary(), options(Method::fpsr, 1.0, false));
   std::vector<std::thread> callers;
-  std::atomic<int> wrong{0}, cancelled{0};
+  std::atomic<int> wrong{0};
   for (int c = 0; c < 4; ++c)
     callers.emplace_back([&, c] {
       for (int k = 0; k < 12; ++k) {
@@ -155,16 +155,12 @@ TEST_CASE("many callers at once: each brings events, and all are handled") {
         if (k % 2 == 0 && !engine.wait(id, 60)) ++wrong;
         const Outcome got = drain(engine, id);
         const auto& whole = expected[static_cast<std::size_t>(i)].tokens;
-        if (got.reason == FinishReason::cancelled)
-          ++cancelled;
-        else
-          wrong += got.tokens != whole;
+        wrong += got.reason == FinishReason::cancelled ? !impatient : got.tokens != whole;
         engine.pool_stats();
       }
     });
   for (auto& caller : callers) caller.join();
   CHECK(wrong == 0);
-  CHECK(cancelled <= 12);
   settle(engine);
   const auto pools = engine.pool_stats();
   CHECK(pools.live == 0);

@@ -16,6 +16,10 @@ TEST_CASE("lanes rest when none of them has a work") {
   CHECK(!clock.resting());  // the draft's other work may bring the target one
   clock.part(LaneId::draft);
   CHECK(clock.resting());
-  clock.join(LaneId::verify);
-  CHECK(!clock.resting());
+  for (LaneId lane : {LaneId::verify, LaneId::text}) {
+    clock.join(lane);
+    CHECK(!clock.resting());
+    clock.part(lane);
+    CHECK(clock.resting());
+  }
 }
