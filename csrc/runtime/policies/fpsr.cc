@@ -11,7 +11,7 @@ namespace dream_r {
 namespace {
 // In mode off one step in so many is drafted all the same. Counted over all steps that the
 // estimates know: a request may be shorter than this.
-constexpr std::int64_t kProbeEvery = 32;
+constexpr std::int64_t kProbeEvery = 64;
 constexpr std::int64_t kTrust = 4;      // verdicts, or steps, before a mean of them is believed
 constexpr std::int32_t kShortest = 32;  // tokens: no cap is below this
 // The part of a pass that a second step in it must save: drafting further ahead wastes about as

@@ -55,7 +55,7 @@ TEST_CASE("fpsr chooses hedged, sequential or off by the closed forms") {
   CHECK(mode(seen(0.3), {0.1, 0.1, 0.9, 0.5, 0, 0.5}) == Mode::sequential);
   CHECK(mode(seen(0.1), {0.1, 0.1, 0.5, 0.5, 0, 0.5}) == Mode::sequential);  // 0.65
   CHECK(mode(seen(0.1, 3), saturated) == Mode::sequential);  // too few verdicts to believe
-  CHECK(policy->decide(96, seen(0.1), saturated).mode == Mode::sequential);  // one step in 32
+  CHECK(policy->decide(128, seen(0.1), saturated).mode == Mode::sequential);  // one step in 64
 }
 
 TEST_CASE("steps are judged one at a time where a pass is bound by arithmetic") {
