@@ -161,12 +161,7 @@ TEST_CASE("many callers at once: each brings events, and all are handled") {
     });
   for (auto& caller : callers) caller.join();
   CHECK(wrong == 0);
-  settle(engine);
-  const auto pools = engine.pool_stats();
-  CHECK(pools.live == 0);
-  CHECK(pools.in_flight == 0);
-  CHECK(pools.target_used == 0);
-  CHECK(pools.draft_used == 0);
+  check_nothing_left(engine);
 }
 
 TEST_CASE("a storm of cancellations leaves nothing behind") {
@@ -187,11 +182,7 @@ TEST_CASE("a storm of cancellations leaves nothing behind") {
     kept_nothing = heap_in_use() < before + 100 * 1000;  // less than 100 bytes a request
   }
   CHECK(kept_nothing);
-  const auto pools = engine.pool_stats();
-  CHECK(pools.in_flight == 0);
-  CHECK(pools.live == 0);
-  CHECK(pools.target_used == 0);
-  CHECK(pools.draft_used == 0);
+  check_nothing_left(engine);
 }
 
 TEST_CASE("closing an engine with requests in flight ends them") {

@@ -113,6 +113,15 @@ inline void settle(Engine& engine) {
   engine.drop_prefixes();
 }
 
+inline void check_nothing_left(Engine& engine) {
+  settle(engine);
+  const auto pools = engine.pool_stats();
+  CHECK(pools.live == 0);
+  CHECK(pools.in_flight == 0);
+  CHECK(pools.target_used == 0);
+  CHECK(pools.draft_used == 0);
+}
+
 // Six requests of different lengths at once, to their ends; nothing of them is left in the caches.
 inline std::vector<Outcome> run(const Pair& pair, const EngineOptions& o, float temperature,
                                 const std::optional<Translation>& translation = {},
@@ -123,11 +132,7 @@ inline std::vector<Outcome> run(const Pair& pair, const EngineOptions& o, float 
     ids.push_back(engine.submit(request(i, 5 + 3 * i, 20 + 7 * i, 9, temperature)));
   std::vector<Outcome> outcomes;
   for (RequestId id : ids) outcomes.push_back(drain(engine, id));
-  settle(engine);
-  const auto pools = engine.pool_stats();
-  CHECK(pools.target_used == 0);
-  CHECK(pools.draft_used == 0);
-  CHECK(pools.live == 0);
+  check_nothing_left(engine);
   return outcomes;
 }
 
