@@ -96,16 +96,11 @@ class Tensor {
 
 // Element i of an f32, bf16 or f16 tensor.
 inline float float_at(const Tensor& t, std::int64_t i) {
-  switch (t.dtype()) {
-    case DType::f32:
-      return t.data<float>()[i];
-    case DType::bf16:
-      return static_cast<float>(t.data<bf16>()[i]);
-    case DType::f16:
-      return static_cast<float>(t.data<f16>()[i]);
-    default:
-      DR_FAIL(state) << "a tensor of " << name_of(t.dtype()) << " has no float elements";
-  }
+  if (t.dtype() == DType::f32) return t.data<float>()[i];
+  if (t.dtype() == DType::f16) return static_cast<float>(t.data<f16>()[i]);
+  DR_STATE(t.dtype() == DType::bf16)
+      << "a tensor of " << name_of(t.dtype()) << " has no float elements";
+  return static_cast<float>(t.data<bf16>()[i]);
 }
 
 }  // namespace dream_r

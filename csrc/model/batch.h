@@ -59,8 +59,8 @@ struct ForwardResult {
   Tensor residual, attended;
   // Where `attended` is that of the tokens wanted alone: what the others' is made of, with the
   // tables that the batch pointed to.
-  Tensor qkv;
-  std::vector<ops::AttentionRow> rows;
+  Tensor qkv{};
+  std::vector<ops::AttentionRow> rows{};
   std::vector<std::int64_t> first;  // per row of the batch: its first token in these
 };
 

@@ -80,7 +80,9 @@ void check_weight(const char* op, const LinearWeight& w) {
   DR_CHECK(w.n > 0 && w.k > 0) << op << ": weight of " << w.n << " x " << w.k;
 }
 
-void run_cuda(Stream& s, const cuda::LinearProblem& p, WeightFormat format, cudaStream_t stream) {
+// Called where on_cuda() has a device to give.
+[[maybe_unused]] void run_cuda(Stream& s, const cuda::LinearProblem& p, WeightFormat format,
+                               cudaStream_t stream) {
   if (format == WeightFormat::f32) return cuda::linear_f32(p, stream);
   if (cuda::library_takes(p)) {
     const DType type = format == WeightFormat::f16 ? DType::f16 : DType::bf16;
@@ -92,7 +94,8 @@ void run_cuda(Stream& s, const cuda::LinearProblem& p, WeightFormat format, cuda
   launch(p, s.scratch(cuda::linear_scratch_bytes(p)), stream);
 }
 
-void run_cuda(Stream& s, const cuda::GroupedProblem& p, WeightFormat format, cudaStream_t stream) {
+[[maybe_unused]] void run_cuda(Stream& s, const cuda::GroupedProblem& p, WeightFormat format,
+                               cudaStream_t stream) {
   if (format == WeightFormat::f32) return cuda::grouped_linear_f32(p, stream);
   const auto launch = format == WeightFormat::bf16  ? cuda::grouped_linear_bf16
                       : format == WeightFormat::f16 ? cuda::grouped_linear_f16

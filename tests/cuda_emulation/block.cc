@@ -106,11 +106,6 @@ class Block {
   void release_barrier();
   bool pick();
   void leave();
-  std::size_t ended() const {
-    std::size_t all = 0;
-    for (const Warp& w : warps) all += std::popcount(w.ended);
-    return all;
-  }
   std::string stuck() const;
 
   Thread& me() { return threads[current]; }
@@ -125,7 +120,7 @@ class Block {
   const bool down = descending();
   std::vector<Warp> warps{(size + 31) / 32};
   Fiber caller;
-  std::size_t current = 0;
+  std::size_t current = 0, at_barrier = 0, ended = 0;  // the last two: how many threads
   bool hold, waited = false;
   std::string error;
 };
@@ -171,7 +166,7 @@ void Block::run() {
   blockDim = {kernel.block.x, kernel.block.y, kernel.block.z};
   if (pick())
     Fiber::switch_to(caller, *me().fiber);
-  else if (ended() < size)
+  else if (ended < size)
     error = stuck();
   block = nullptr;
 }
@@ -191,9 +186,7 @@ bool Block::pick() {
 // The running thread is no longer ready: another one goes on, or, where none can, the caller.
 void Block::wait() {
   Fiber& from = *me().fiber;
-  std::size_t arrived = 0;
-  for (const Warp& w : warps) arrived += std::popcount(w.at_barrier);
-  if (arrived == size) release_barrier();
+  if (at_barrier == size) release_barrier();
   const bool found = error.empty() && pick();
   if (!found && error.empty() && !hold) error = stuck();
   if (found && me().fiber.get() == &from) return;
@@ -213,13 +206,14 @@ void Block::wait_for_previous() {
 void Block::leave() {
   my_warp().ready &= ~my_bit();
   my_warp().ended |= my_bit();
-  if (ended() == size || !error.empty()) Fiber::switch_to(*me().fiber, caller);
+  if (++ended == size || !error.empty()) Fiber::switch_to(*me().fiber, caller);
   wait();
   std::abort();  // a thread that has ended is never ready
 }
 
 void Block::release_barrier() {
   for (Warp& w : warps) w.ready = std::exchange(w.at_barrier, 0);
+  at_barrier = 0;
 }
 
 std::string Block::stuck() const {
@@ -322,6 +316,7 @@ void sync_block(std::source_location at) {
   }
   w.ready &= ~block->my_bit();
   w.at_barrier |= block->my_bit();
+  ++block->at_barrier;
   block->wait();
   threadIdx = me.index;
 }
@@ -336,7 +331,8 @@ void warp_operation(const char* name, std::uint32_t mask, void* payload, Combine
     fault(std::string(name) + ": the mask names lanes that the block does not have");
   me.name = name, me.at = at, me.mask = mask, me.payload = payload;
   const auto together = [&](const Thread& t) {
-    return std::strcmp(t.name, name) == 0 && t.mask == mask && t.at.line() == at.line();
+    return (t.name == name || std::strcmp(t.name, name) == 0) && t.mask == mask &&
+           t.at.line() == at.line();
   };
   w.at_operation |= block->my_bit();
   bool all = (w.at_operation & mask) == mask;

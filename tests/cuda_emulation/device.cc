@@ -35,9 +35,7 @@ class Heap {
   }
   void* allocate(std::size_t bytes);
   bool release(void* p);
-  void protect(int how) {
-    if (used_) mprotect(base_, (used_ + 4095) / 4096 * 4096, how);
-  }
+  void protect(int how);
   std::size_t in_use() const { return in_use_; }
   static constexpr std::size_t kBytes = std::size_t{8} << 30;
 
@@ -47,6 +45,17 @@ class Heap {
   std::size_t used_ = 0, in_use_ = 0;
   std::map<void*, std::size_t> blocks_;
 };
+
+// From the first block on that is in use: what lies before it stays closed for good, and to open
+// and close all that a process ever had would take longer than its kernels.
+void Heap::protect(int how) {
+  if (blocks_.empty()) return;
+  const auto page = std::size_t{4096};
+  const auto first =
+      static_cast<std::size_t>(static_cast<std::byte*>(blocks_.begin()->first) - base_);
+  const std::size_t begin = first / page * page, end = (used_ + page - 1) / page * page;
+  mprotect(base_ + begin, end - begin, how);
+}
 
 void* Heap::allocate(std::size_t bytes) {
   if (!base_)

@@ -46,6 +46,7 @@ Fiber::Fiber(std::size_t stack_bytes) : bytes_(stack_bytes) {
   if (stack_ == MAP_FAILED) throw std::bad_alloc();
   mprotect(stack_, kGuard, PROT_NONE);
   bottom_ = static_cast<std::byte*>(stack_) + kGuard;
+  stack_pointer_ = static_cast<std::byte*>(stack_) + kGuard;
 }
 
 Fiber::~Fiber() {
@@ -54,7 +55,10 @@ Fiber::~Fiber() {
 
 void Fiber::start(void (*entry)()) {
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(bottom_, bytes_);
+  // Below the place where it was last left every function had returned.
+  const auto* end = static_cast<const std::byte*>(bottom_) + bytes_;
+  const auto* left_at = static_cast<const std::byte*>(stack_pointer_);
+  __asan_unpoison_memory_region(left_at, static_cast<std::size_t>(end - left_at));
   fake_stack_ = nullptr;
 #endif
   // entry is entered by `ret`, so the stack must look as after a call: 8 below a multiple of 16.

@@ -94,7 +94,9 @@ Handle handle() {
   check(cudaGetDevice(&device), "current device");
   const std::lock_guard lock(mutex);
   Handle& h = handles.at(static_cast<std::size_t>(device));
-  if (!h) DR_STATE(library().create(&h) == 0) << "CUDA: cuBLASLt cannot be started";
+  if (!h) {
+    DR_STATE(library().create(&h) == 0) << "CUDA: cuBLASLt cannot be started";
+  }
   return h;
 }
 

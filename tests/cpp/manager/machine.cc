@@ -331,7 +331,7 @@ void Machine::check_inputs(const Job& job, const Client& c) const {
              lm.token(Role::target, lm.read(context, {w.head.begin(), w.head.begin() + i})))
         << "another token " << i << " of its own step";
   DR_STATE(w.first_token == size(w.head) + (w.answer ? size(c.ref.answer) : 0)) << "random key";
-  const auto ahead = w.role == Role::draft ? size(c.ref.window) : 0;
+  const auto ahead = w.role == Role::draft ? static_cast<std::int32_t>(c.ref.window.size()) : 0;
   DR_STATE(!w.answer || w.step == c.ref.k + ahead) << "random key of the answer";
   DR_STATE(w.proposed.empty() ||
            (w.role == Role::target && size(w.proposed) <= c.ref.options.proposals &&
