@@ -1,4 +1,9 @@
 // What the emulated device must notice, and what it must not change.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <memory>
+
 #include "device_array.h"
 #include "ops/cuda/kernels.h"
 
@@ -81,6 +86,15 @@ __global__ void by_value(Two two, int* out) {
   out[threadIdx.x] = two.a + static_cast<int>(two.b);
 }
 
+// Whether the host could read the byte there: the kernel refuses where a plain read would crash.
+bool readable(const void* byte) {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  const auto written = syscall(SYS_write, ends[1], byte, 1);
+  close(ends[0]), close(ends[1]);
+  return written == 1;
+}
+
 }  // namespace
 
 TEST_CASE("a block's threads meet at a barrier") {
@@ -150,6 +164,28 @@ TEST_CASE("launches say what they cannot do") {
   CHECK(contains(fails([&] { launch(by_value, {1, 2000, 0, s}, Two{}, out.data()); }), "range"));
   CHECK(cudaMemcpyAsync(on_the_host, out.data(), 4, cudaMemcpyHostToDevice, s) != cudaSuccess);
   CHECK(cudaFree(on_the_host) != cudaSuccess);
+}
+
+TEST_CASE("device memory is closed to the host, whether in use or freed") {
+  TestStream s;
+  constexpr int kCount = 10000;  // several pages
+  auto first = std::make_unique<DeviceArray<int>>(kCount),
+       second = std::make_unique<DeviceArray<int>>(kCount);
+  DeviceArray<int> last(s, {7, 8});
+  const int* const all[] = {first->data(), first->data() + kCount - 1, second->data(),
+                            second->data() + kCount - 1, last.data()};
+  const auto closed = [&] {
+    for (const int* at : all) CHECK(!readable(at));
+    CHECK(last.host(s) == std::vector<int>{7, 8});  // which opens it, and closes it again
+    for (const int* at : all) CHECK(!readable(at));
+  };
+  closed();
+  second.reset();
+  closed();
+  first.reset();
+  closed();
+  const int here = 0;
+  CHECK(readable(&here));
 }
 
 TEST_CASE("a counter over blocks sees every block once") {
